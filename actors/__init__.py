@@ -1,0 +1,1 @@
+"""Actors: each tenant's pool, limits and lease have one owner here."""

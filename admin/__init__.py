@@ -1,0 +1,1 @@
+"""Operating it: command line, configuration file, supervisor, engines, provisioning."""

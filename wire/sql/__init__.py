@@ -1,0 +1,1 @@
+"""Reading SQL: templates, what a statement does, and whether it may."""
