@@ -1,110 +1,231 @@
-"""What is configured besides tenants: addresses, nodes, pool budget, identification, TLS, events."""
+"""What is configured besides tenants: addresses, nodes, pool budget, identification, TLS, log."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from events.model import Count, Duration, Mode, Model, Settings, Size, parse_unlimited
 
 SslMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
 IdentifyMethod = Literal["username_prefix", "database_name", "startup_option"]
+ReadStrategy = Literal[
+    "round_robin", "weighted_round_robin", "least_connections", "latency_based", "random"
+]
+
+
+def check_address(value: str) -> str:
+    """`host:port`, an IPv6 host in brackets. Raises ValueError."""
+    host, colon, port = value.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
+    if not colon or not bare or (":" in bare and bare == host):
+        raise ValueError(f'"{value}" is not an address; write e.g. "127.0.0.1:6432"')
+    if not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f'"{value}" has no port between 0 and 65535; write e.g. "127.0.0.1:6432"')
+    return value
+
+
+Address = Annotated[str, AfterValidator(check_address)]
 
 
 class Node(Model):
     """A PostgreSQL server. `user` provisions tenants (CREATEROLE, CREATEDB or superuser)."""
 
     name: str = ""
+    """For people and logs."""
     host: str = "127.0.0.1"
+    """Host name or address."""
     port: Annotated[int, Field(ge=1, le=65535)] = 5432
+    """TCP port."""
     role: Literal["primary", "standby", "replica"] = "primary"
+    """Exactly one node is the primary. Standbys get no queries in this version."""
     weight: Annotated[int, Field(ge=0)] = 100
+    """Share of the reads."""
     enabled: bool = True
+    """A disabled node is not used."""
     user: str = "postgres"
-    password: str = ""
+    """Role that provisions tenants: superuser, or CREATEROLE and CREATEDB."""
+    password: Annotated[str, Field(repr=False)] = ""
+    """Password of that role. Sealed before it is stored."""
     sslmode: SslMode = "prefer"
+    """TLS to the node, as in libpq."""
     sslrootcert: str = ""
+    """File with the authorities that may sign the node's certificate."""
     embedded: bool = False
+    """Start and use the built-in PostgreSQL; host and port are then chosen by Tenantry."""
 
 
 class Pool(Model):
     """The budget of server connections that tenants without a dedicated pool share, per node."""
 
     min_connections: Annotated[int, Field(ge=0)] = 0
+    """Connections kept open."""
     max_connections: Annotated[int, Field(ge=1)] = 100
+    """Connections in the budget."""
     idle_timeout_secs: Duration = 300.0
+    """An idle connection is closed after this time."""
     max_lifetime_secs: Duration = 1800.0
+    """A connection is replaced when it is this old."""
     acquire_timeout_secs: Duration = 10.0
+    """A client waits this long for a connection, then gets an error."""
     test_on_acquire: bool = False
+    """Ask an idle connection whether it lives before a client gets it."""
 
 
 class PoolMode(Model):
     """When a server goes back to the pool, unless the tenant says otherwise."""
 
     mode: Mode = "transaction"
+    """`transaction`: after each transaction. `session`: when the client leaves."""
     max_prepared_statements: Annotated[int, Field(ge=1)] = 200
+    """Prepared statements kept per connection."""
+    max_pool_size: Annotated[int, Field(ge=1)] | None = None
+    """As `[pool] max_connections`."""
+    min_idle: Annotated[int, Field(ge=0)] | None = None
+    """As `[pool] min_connections`."""
+    idle_timeout_secs: Duration = None
+    """As in `[pool]`."""
+    max_lifetime_secs: Duration = None
+    """As in `[pool]`."""
+    acquire_timeout_secs: Duration = None
+    """As in `[pool]`."""
+    reset_query: str = "DISCARD ALL"
+    """Tenantry chooses the reset itself: it knows what `DISCARD ALL` leaves behind."""
+    prepared_statement_mode: Literal["disable", "track", "named"] = "track"
+    """Prepared statements are always tracked."""
+
+
+class LoadBalancer(Model):
+    """How reads are spread over several nodes. Not used in this version."""
+
+    read_strategy: ReadStrategy = "round_robin"
+    """How reads are spread over nodes."""
+    read_write_split: bool = False
+    """Send reads to standbys."""
+    latency_threshold_ms: Annotated[float, Field(ge=0)] = 100.0
+    """Nodes slower than this, in milliseconds, are left out."""
+
+
+class Health(Model):
+    """How nodes are checked. Not used in this version: a node that fails is found by its use."""
+
+    check_interval_secs: Duration = 5.0
+    """Time between two checks."""
+    check_timeout_secs: Duration = 3.0
+    """A check that takes longer has failed."""
+    failure_threshold: Annotated[int, Field(ge=1)] = 3
+    """Failures in a row that make a node unusable."""
+    success_threshold: Annotated[int, Field(ge=1)] = 2
+    """Successes in a row that make it usable again."""
+    check_query: str = "SELECT 1"
+    """Statement that a healthy node answers."""
 
 
 class Tls(Model):
     """TLS to clients."""
 
     enabled: bool = False
+    """Offer TLS to clients."""
     cert_path: str = ""
+    """Certificate chain, PEM."""
     key_path: str = ""
+    """Private key, PEM."""
     ca_path: str = ""
+    """Authorities that sign client certificates, PEM."""
     require: bool = False
+    """Refuse clients without TLS."""
     require_client_cert: bool = False
+    """Refuse clients without a certificate from `ca_path`."""
 
 
 class Auth(Model):
     """How clients prove who they are."""
 
     mode: Literal["scram"] = "scram"
+    """SCRAM-SHA-256 with the verifiers of the tenant's users."""
     timeout_secs: Duration = 30.0
+    """A client that has not logged in by then is disconnected."""
 
 
 class Events(Model):
     """Where the log lives."""
 
     embedded: bool = False
+    """Start and use the built-in NATS server. Taken when `servers` is left out."""
     servers: tuple[str, ...] = ()
+    """Addresses of a NATS cluster with JetStream: `nats://host:4222`."""
     replicas: Annotated[int, Field(ge=1, le=5)] = 1
+    """Copies of each stream; 3 in production."""
     data_dir: str = ""
+    """Where the built-in server keeps its files. Left out: in the data directory."""
     usage_interval_secs: Annotated[float, Field(gt=0)] = 10.0
+    """Usage is published this often, in seconds."""
     max_staleness_secs: Duration = None
+    """Refuse clients when the configuration was last known to be current longer ago than this."""
 
 
 class Identification(Model):
     """Methods are tried in order; the first that names a tenant decides; then `fallback`."""
 
     methods: tuple[IdentifyMethod, ...] = ("username_prefix", "database_name", "startup_option")
+    """Tried in order; the first that names a tenant decides."""
     separator: Annotated[str, Field(min_length=1, max_length=1)] = "."
+    """Between tenant and user in `acme.appuser`."""
     database_suffix: str = "_db"
+    """Taken off the database name: `acme_db` names `acme`."""
     option: str = "tenantry.tenant"
+    """Startup option that names the tenant: `options='-c tenantry.tenant=acme'`."""
     fallback: str | None = None
+    """Tenant of those whom no method names. Left out: they are refused."""
 
 
 class Limits(Model):
     """Process-wide bounds; each protects the proxy itself rather than one tenant."""
 
     max_clients: Count = 20_000
+    """Client connections of one worker."""
     max_startup_bytes: Size = 10_000
+    """Longest message before a client has logged in."""
     max_message_bytes: Annotated[Size, BeforeValidator(parse_unlimited)] = 1024**3
+    """Longest message after that."""
 
 
-class Installation(Model):
-    """Everything but the tenants, resolved."""
+class Sections(Model):
+    """What stands in the configuration file outside of `[multi_tenancy]`."""
 
-    listen_address: str = "127.0.0.1:6432"
-    admin_address: str = "127.0.0.1:9090"
+    listen_address: Address = "127.0.0.1:6432"
+    """Where PostgreSQL clients connect, `host:port`."""
+    admin_address: Address = "127.0.0.1:9090"
+    """Where the admin API answers, `host:port`."""
+    tr_enabled: bool = False
+    """Replay transactions after a failover."""
+    tr_mode: Literal["none", "session", "select", "transaction"] = "none"
+    """What is replayed."""
+    write_timeout_secs: Duration = 30.0
+    """A client that takes no bytes for this long is disconnected."""
     nodes: tuple[Node, ...] = ()
     pool: Pool = Pool()
     pool_mode: PoolMode = PoolMode()
+    load_balancer: LoadBalancer = LoadBalancer()
+    health: Health = Health()
     tls: Tls = Tls()
     auth: Auth = Auth()
     events: Events = Events()
-    identification: Identification = Identification()
     limits: Limits = Limits()
-    defaults: Settings = {}
+
+
+class Installation(Sections):
+    """Everything but the tenants, resolved."""
+
+    identification: Identification = Identification()
+    defaults: Settings = Field(default_factory=dict)
+    """Settings of tenants that do not set them."""
     max_tenants: Count = None
+    """Most tenants in this file."""
+    allow_unknown_tenants: bool = False
+    """Tenantry refuses unknown tenants; only `false` is accepted."""
+    auto_create_tenants: bool = False
+    """Tenants are created by configuration only; only `false` is accepted."""
+    cross_tenant_analytics: bool = False
+    """Statistics over all tenants for operators."""

@@ -1,20 +1,24 @@
 """The one error tree. Each error knows its SQLSTATE, its HTTP status and what to do about it.
 
     TenantryError                 XX000  500
-    ├── AuthenticationFailed      28P01  401   unknown tenant, user, database, wrong password: one text
+    ├── AuthenticationFailed      28P01  401   unknown tenant or user, wrong password: one text
     ├── ProtocolViolation         08P01  400   the peer broke the protocol
     ├── NotSupported              0A000  501   a feature the proxy refuses for everybody
     ├── Forbidden                 42501  403   the tenant's permissions do not allow the statement
     ├── SyntaxRefused             42601  400   the statement cannot be read, so it cannot be judged
-    ├── RateExceeded              53400  429   queries per second, concurrent queries, pinned servers
-    ├── TooManyConnections        53300  429   client connections, or no server within the waiting limit
+    ├── RateExceeded              53400  429   queries per second, queries at a time, pins
+    ├── TooManyConnections        53300  429   clients, or no server within the wait's limit
     ├── TooLarge                  54000  413   statement or result over its limit
     ├── TimedOut                  57014  504   query duration
     ├── IdleInTransaction         25P03  504   FATAL, as in PostgreSQL
     ├── TransactionTimedOut       25P04  504   FATAL, as in PostgreSQL
     ├── ShuttingDown              57P01  503   draining, or the tenant was disabled
     ├── ServerUnavailable         57P03  503   no PostgreSQL to talk to
-    └── ServerLost                08006  502   the PostgreSQL connection broke under a statement
+    ├── ServerLost                08006  502   the PostgreSQL connection broke under a statement
+    ├── DuplicateStatement        42P05  409   prepared statement exists already
+    ├── UnknownStatement          26000  404   prepared statement does not exist
+    ├── InvalidParameter          22023  400   startup parameter refused
+    └── SessionNotRestored        58000  502   what the client had set cannot be set on this server
 
 SQLSTATEs: https://www.postgresql.org/docs/current/errcodes-appendix.html
 """
@@ -117,3 +121,41 @@ class ServerLost(TenantryError):
     sqlstate = "08006"
     http_status = 502
     fatal = True
+
+
+class DuplicateStatement(TenantryError):
+    """A client parsed a name that it has already; same text and code as PostgreSQL's own."""
+
+    sqlstate = "42P05"
+    http_status = 409
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f'prepared statement "{name}" already exists')
+
+
+class UnknownStatement(TenantryError):
+    """A client named a prepared statement that it does not have."""
+
+    sqlstate = "26000"
+    http_status = 404
+
+    def __init__(self, name: str) -> None:
+        what = f'prepared statement "{name}"' if name else "unnamed prepared statement"
+        super().__init__(f"{what} does not exist")
+
+
+class InvalidParameter(TenantryError):
+    """A startup parameter that PostgreSQL would not take."""
+
+    sqlstate = "22023"
+    http_status = 400
+
+
+class SessionNotRestored(TenantryError):
+    """A server would not take what the client had set on another one; PostgreSQL's words follow."""
+
+    sqlstate = "58000"
+    http_status = 502
+
+    def __init__(self, message: str, *, detail: str = "") -> None:
+        super().__init__(f"session state could not be restored: {message}", detail=detail)

@@ -1,0 +1,345 @@
+"""The server connections of one tenant, and the budget that tenants share.
+
+A server logs in as its tenant, so it never passes to another one; what is shared is the number of
+them. When the budget is used up, the tenant that has used its idle server least recently loses it;
+when nobody has an idle one, tenants that wait take turns, and one that has more than another
+gives way.
+"""
+
+from __future__ import annotations
+
+import logging
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from wire import errors as e
+from wire.ports import Pool
+from wire.postgres import protocol as p
+from wire.postgres.connect import Target, connect
+from wire.tasks import spawn
+
+if TYPE_CHECKING:
+    from wire.postgres.client import ClientConnection
+    from wire.postgres.server import ServerConnection
+
+log = logging.getLogger("tenantry.pool")
+
+# Clients that may wait for a server at a time, per tenant; the wait itself has a limit in time.
+MAX_WAITING: Final = 10_000
+# Idle servers looked at for one that has this client's session state already.
+MAX_AFFINITY_SCAN: Final = 8
+# A query that does not end this long after it was cancelled loses its connection.
+CANCEL_GRACE_SECONDS: Final = 5.0
+# Connections opened at a time, per tenant: PostgreSQL forks for each.
+MAX_OPENING: Final = 8
+
+
+class Budget:
+    """How many servers the tenants of one node may have together."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+        self.pools: set[TenantPool] = set()
+        # Pools that could not open a server, in the order of their asking.
+        self.waiting: dict[TenantPool, None] = {}
+
+    def take(self, pool: TenantPool) -> bool:
+        """Room for one more server of `pool`, made by eviction if need be; else it waits."""
+        if self.used < self.limit:
+            self.used += 1
+            return True
+        victim: TenantPool | None = None
+        for other in self.pools:
+            if other.idle and (victim is None or other.last_used < victim.last_used):
+                victim = other
+        if victim is not None:
+            victim.evict()
+            if self.used < self.limit:
+                self.used += 1
+                return True
+        self.waiting[pool] = None
+        return False
+
+    def give(self) -> None:
+        """A server has been closed."""
+        self.used -= 1
+        while self.waiting and self.used < self.limit:
+            pool = next(iter(self.waiting))
+            del self.waiting[pool]
+            pool.grow()
+
+    def wants(self, pool: TenantPool) -> bool:
+        """Whether `pool` should give up a server that it could keep, for one that has fewer."""
+        if not self.waiting:
+            return False
+        first = next(iter(self.waiting))
+        return first is not pool and (not pool.waiters or pool.size() > first.size() + 1)
+
+
+class TenantPool(Pool):
+    """Servers of one tenant on one node."""
+
+    def __init__(self, target: Target, budget: Budget) -> None:
+        self.target = target
+        self.budget = budget
+        budget.pools.add(self)
+        self.limit = 1
+        self.min_idle = 0
+        self.idle_seconds = 0.0
+        self.lifetime_seconds = 0.0
+        self.acquire_seconds = 0.0
+        self.idle: list[ServerConnection] = []
+        self.lent: set[ServerConnection] = set()
+        self.opening = 0
+        # Who waits for a server, and since when.
+        self.waiters: dict[ClientConnection, float] = {}
+        self.last_used = monotonic()
+        self.closed = False
+        # Servers opened before this are closed when they come back (credentials changed).
+        self.valid_since = 0.0
+
+    def size(self) -> int:
+        return len(self.idle) + len(self.lent) + self.opening
+
+    # --- lending --------------------------------------------------------------------------------
+
+    def acquire(self, client: ClientConnection) -> ServerConnection | None:
+        if self.idle and not client.session_mode:
+            server = self.pick(client)
+            self.lent.add(server)
+            return server
+        if client.session_mode:
+            found = self.pick_like(client)
+            if found is not None:
+                self.lent.add(found)
+                return found
+        if len(self.waiters) >= MAX_WAITING:
+            client.acquire_failed(e.TooManyConnections("too many clients wait for a server"))
+            return None
+        self.waiters[client] = monotonic()
+        self.grow()
+        return None
+
+    def pick(self, client: ClientConnection) -> ServerConnection:
+        """The idle server that needs least preparation, most recently used first."""
+        idle = self.idle
+        last = len(idle) - 1
+        server = idle[last]
+        state = client.session.state
+        if server.owner == client.serial or (server.state is state and not server.unsure):
+            idle.pop()
+            return server
+        at = last - 1
+        stop = last - MAX_AFFINITY_SCAN
+        while at >= 0 and at > stop:
+            server = idle[at]
+            if server.owner == client.serial or (server.state is state and not server.unsure):
+                del idle[at]
+                return server
+            at -= 1
+        return idle.pop()
+
+    def pick_like(self, client: ClientConnection) -> ServerConnection | None:
+        """Session pooling: an idle server that was opened with the same startup settings."""
+        for at in range(len(self.idle) - 1, -1, -1):
+            server = self.idle[at]
+            if server.startup == client.startup_settings:
+                del self.idle[at]
+                return server
+        return None
+
+    def forget(self, client: ClientConnection) -> None:
+        self.waiters.pop(client, None)
+
+    def release(self, server: ServerConnection) -> None:
+        self.last_used = server.idle_since
+        if self.waiters:
+            if not self.spent(server) and not self.budget.wants(self):
+                client = next(iter(self.waiters))
+                if not client.session_mode or server.startup == client.startup_settings:
+                    del self.waiters[client]
+                    client.acquired(server)
+                    return
+            self.discard(server)
+            return
+        self.lent.discard(server)
+        if self.spent(server) or self.budget.wants(self):
+            self.drop(server)
+        else:
+            self.idle.append(server)
+
+    def spent(self, server: ServerConnection) -> bool:
+        """Whether the server must not be lent again."""
+        if self.closed or server.closed or server.created < self.valid_since:
+            return True
+        lifetime = self.lifetime_seconds
+        return lifetime > 0.0 and self.last_used - server.created > lifetime
+
+    def discard(self, server: ServerConnection) -> None:
+        self.lent.discard(server)
+        if server in self.idle:
+            self.idle.remove(server)
+        self.drop(server)
+
+    def drop(self, server: ServerConnection) -> None:
+        if server.closed:
+            return
+        server.close()
+        self.budget.give()
+        if self.waiters:
+            self.grow()
+
+    def evict(self) -> None:
+        """Close the server that has been idle longest."""
+        server = self.idle[0]
+        del self.idle[0]
+        server.close()
+        self.budget.used -= 1
+
+    # --- opening --------------------------------------------------------------------------------
+
+    def grow(self) -> None:
+        """Open servers for those who wait, within the tenant's limit and the budget."""
+        while self.opening < min(len(self.waiters), MAX_OPENING) and not self.closed:
+            if self.size() >= self.limit:
+                if not self.idle:
+                    return
+                # Idle, yet somebody waits: opened with other startup settings than wanted.
+                self.evict()
+            if not self.budget.take(self):
+                return
+            self.open_one()
+
+    def open_one(self) -> None:
+        self.opening += 1
+        waiting = list(self.waiters)
+        settings: dict[str, str] = {}
+        if self.opening <= len(waiting):
+            settings = waiting[self.opening - 1].startup_settings
+        spawn(self.open_server(settings), name="open server")
+
+    async def open_server(self, settings: dict[str, str]) -> None:
+        try:
+            server = await connect(self, self.target, settings)
+        except e.TenantryError as error:
+            self.opening -= 1
+            self.fail_one(settings, error)
+            self.budget.give()
+            self.grow()
+        except BaseException:
+            self.opening -= 1
+            self.budget.give()
+            raise
+        else:
+            self.opening -= 1
+            self.lent.add(server)
+            self.serve_opened(server)
+
+    def serve_opened(self, server: ServerConnection) -> None:
+        """Hand a new server to the first who waits for one like it."""
+        if not self.closed:
+            for client in self.waiters:
+                if client.startup_settings == server.startup:
+                    del self.waiters[client]
+                    client.acquired(server)
+                    return
+        self.release(server)
+
+    def fail_one(self, settings: dict[str, str], error: e.TenantryError) -> None:
+        for client in self.waiters:
+            if client.startup_settings == settings:
+                del self.waiters[client]
+                client.acquire_failed(error)
+                return
+
+    # --- time -----------------------------------------------------------------------------------
+
+    def sweep(self, now: float) -> None:
+        """Called often: end what has taken too long, close what has idled too long."""
+        for server in list(self.lent):
+            check_duration(server, now)
+        if self.waiters and self.acquire_seconds:
+            for client, since in list(self.waiters.items()):
+                if now - since < self.acquire_seconds:
+                    break
+                self.waiters.pop(client, None)
+                client.acquire_failed(
+                    e.TooManyConnections(
+                        f"no server was free within {self.acquire_seconds:g} seconds",
+                        hint="Fewer connections or shorter transactions help (pool.max_connections).",
+                    )
+                )
+        while self.idle and self.overdue(self.idle[0], now):
+            self.evict()
+            self.budget.used += 1
+            self.budget.give()
+
+    def overdue(self, server: ServerConnection, now: float) -> bool:
+        if self.lifetime_seconds and now - server.created > self.lifetime_seconds:
+            return True
+        if server.created < self.valid_since:
+            return True
+        if not self.idle_seconds or len(self.idle) <= self.min_idle:
+            return False
+        return now - server.idle_since > self.idle_seconds
+
+    def keep_warm(self) -> None:
+        """Open servers up to `min_idle`, if the budget has room without taking from others."""
+        while (
+            self.size() < min(self.min_idle, self.limit)
+            and self.budget.used < self.budget.limit
+            and self.opening < MAX_OPENING
+        ):
+            self.budget.used += 1
+            self.opening += 1
+            spawn(self.open_server({}), name="open server")
+
+    def retarget(self, target: Target) -> None:
+        """New credentials or place: servers opened before are not lent again."""
+        self.target = target
+        self.valid_since = monotonic()
+
+    def close(self) -> None:
+        """End everything; clients have been told already."""
+        self.closed = True
+        self.budget.waiting.pop(self, None)
+        for client in list(self.waiters):
+            client.acquire_failed(e.ShuttingDown("the tenant is not available"))
+        self.waiters.clear()
+        for server in [*self.idle, *self.lent]:
+            self.discard(server)
+        self.budget.pools.discard(self)
+
+
+def check_duration(server: ServerConnection, now: float) -> None:
+    """Enforce the time limits of the tenant on one lent server."""
+    lease = server.lease
+    client = server.client
+    if lease is None or client is None:
+        return
+    if server.outstanding() > 0:
+        busy = now - server.busy_since
+        limit = lease.max_query_seconds
+        if limit and busy > limit:
+            if not server.override and not server.muted:
+                error = e.TimedOut(
+                    f"query took longer than {limit:g} seconds",
+                    hint="The limit is rate_limits.max_query_duration.",
+                )
+                client.statement_failed(error)
+                server.cancel(error)
+            elif busy > limit + CANCEL_GRACE_SECONDS:
+                client.end(e.TimedOut(f"query took longer than {limit:g} seconds"))
+                return
+    elif server.status != p.IDLE:
+        limit = lease.max_idle_in_transaction_seconds
+        if limit and now - server.idle_since > limit:
+            client.end(
+                e.IdleInTransaction("terminating connection due to idle-in-transaction timeout")
+            )
+            return
+    if server.status != p.IDLE:
+        limit = lease.max_transaction_seconds
+        if limit and now - server.transaction_since > limit:
+            client.end(e.TransactionTimedOut("terminating connection due to transaction timeout"))

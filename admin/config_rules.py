@@ -1,0 +1,313 @@
+"""What must hold between the values of a configuration file, beyond what each may be alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+
+from admin.config_mistakes import Key
+from admin.config_models import FileConfig, FileTenant, FileUser
+from admin.config_source import Source
+from admin.config_support import NOT_IN_THIS_VERSION, STRATEGIES_NOT_AVAILABLE, warn
+from events.installation import Node
+from events.model import DDL_OPERATIONS, Settings, Tenant
+from events.settings import canonical, merge
+from wire.postgres.scram import parse_verifier
+
+# Stands for an id or a name that was wrong itself, so that the rest can still be judged.
+UNNAMED: Final = "unnamed"
+
+# PostgreSQL cuts longer names (NAMEDATALEN - 1), and two tenants could meet in what is left.
+MAX_NAME_BYTES: Final = 63
+
+RESERVED_DATABASES: Final = frozenset({"postgres", "template0", "template1"})
+# "public" is open to every role of its database; "tenantry" is where the proxy keeps its functions.
+RESERVED_SCHEMAS: Final = frozenset({"information_schema", "public", "tenantry"})
+
+_TENANCY: Final = "multi_tenancy"
+
+
+def check(file: FileConfig, source: Source) -> None:
+    """Tell `source` of every broken rule."""
+    _check_nodes(file, source)
+    _check_pool(file, source)
+    _check_tls(file, source)
+    _check_events(file, source)
+    _check_switches(file, source)
+    _check_tenants(file, source)
+
+
+def resolve(id: str, settings: Settings, defaults: Settings) -> Tenant:
+    """The tenant with every value: built-in < defaults < settings. Users without a verifier are
+    left out. Raises pydantic.ValidationError."""
+    merged = merge(defaults, settings)
+    users = [user for user in merged.get("users", ()) if "scram" in user]
+    return Tenant.model_validate({**merged, "users": users, "id": id})
+
+
+def _check_nodes(file: FileConfig, source: Source) -> None:
+    key: Key = ("nodes",)
+    if not file.nodes:
+        source.mistake(
+            key, "there is no PostgreSQL to use", "Add [[nodes]] with host and port, or embedded."
+        )
+        return
+    primaries = [at for at, node in enumerate(file.nodes) if node.role == "primary"]
+    if not primaries:
+        source.mistake(key, "no node is the primary", 'Give one node role = "primary".')
+    for at in primaries[1:]:
+        source.mistake(
+            (*key, at, "role"), "is a second primary", 'Use role = "standby" for all but one.'
+        )
+    if primaries and not any(file.nodes[at].enabled for at in primaries):
+        source.mistake((*key, primaries[0], "enabled"), "the primary is disabled", "Enable it.")
+    seen: set[tuple[str, int]] = set()
+    for at, node in enumerate(file.nodes):
+        if not node.embedded and (node.host, node.port) in seen:
+            source.mistake((*key, at), f"{node.host}:{node.port} is listed twice", "Remove one.")
+        seen.add((node.host, node.port))
+        _check_node(node, (*key, at), source)
+    for at in [at for at, node in enumerate(file.nodes) if node.embedded][1:]:
+        source.mistake((*key, at, "embedded"), "there is only one embedded node", "Remove one.")
+
+
+def _check_node(node: Node, key: Key, source: Source) -> None:
+    if not node.host:
+        source.mistake((*key, "host"), "is empty", "Name a host.")
+    if node.sslrootcert and node.sslrootcert != "system":
+        _check_file(node.sslrootcert, (*key, "sslrootcert"), source)
+    if node.role != "primary":
+        reason = "read/write split is not part of this version, so this node gets no queries"
+        warn(source, (*key, "role"), f"accepted, not used yet: {reason}")
+    if node.embedded and {"host", "port"} & node.model_fields_set:
+        warn(source, (*key, "embedded"), "host and port of an embedded node are not used")
+
+
+def _check_pool(file: FileConfig, source: Source) -> None:
+    pool = file.pool
+    if pool.min_connections > pool.max_connections:
+        source.mistake(
+            ("pool", "min_connections"),
+            f"{pool.min_connections} is more than max_connections ({pool.max_connections})",
+            "Lower it, or raise max_connections.",
+        )
+
+
+def _check_tls(file: FileConfig, source: Source) -> None:
+    tls = file.tls
+    if not tls.enabled:
+        for name in ("require", "require_client_cert"):
+            if getattr(tls, name):
+                source.mistake(("tls", name), "needs TLS", "Set enabled = true and a certificate.")
+        return
+    for name in ("cert_path", "key_path"):
+        if not getattr(tls, name):
+            source.mistake(("tls", name), "is needed when TLS is enabled", "Name a PEM file.")
+    if tls.require_client_cert and not tls.ca_path:
+        source.mistake(
+            ("tls", "ca_path"), "is needed to check client certificates", "Name a PEM file."
+        )
+    for name in ("cert_path", "key_path", "ca_path"):
+        if path := getattr(tls, name):
+            _check_file(path, ("tls", name), source)
+
+
+def _check_file(path: str, key: Key, source: Source) -> None:
+    try:
+        with Path(path).open("rb"):
+            return
+    except OSError as error:
+        source.mistake(key, f"{path}: {error.strerror}", "Name a file that can be read.")
+
+
+def _check_events(file: FileConfig, source: Source) -> None:
+    events = file.events
+    if events.embedded and events.servers:
+        source.mistake(
+            ("events", "servers"), "stands beside embedded = true", "Keep one of the two."
+        )
+    if not events.embedded and not events.servers and "embedded" in events.model_fields_set:
+        source.mistake(
+            ("events",), "there is no log", "Set embedded = true, or name the NATS servers."
+        )
+    if events.replicas > 1 and not events.servers:
+        source.mistake(
+            ("events", "replicas"), "the embedded log is one server", "Use 1, or name servers."
+        )
+
+
+def _check_switches(file: FileConfig, source: Source) -> None:
+    """Switches of the upstream file of which only one side is right here."""
+    tenancy = file.multi_tenancy
+    if not tenancy.enabled:
+        source.mistake(
+            (_TENANCY, "enabled"), "tenants are always kept apart", "Use true, or remove it."
+        )
+    for name in ("allow_unknown_tenants", "auto_create_tenants"):
+        if getattr(tenancy, name):
+            source.mistake((_TENANCY, name), NOT_IN_THIS_VERSION, "Use false, or remove it.")
+
+
+def _check_tenants(file: FileConfig, source: Source) -> None:
+    tenancy = file.multi_tenancy
+    tenants = tenancy.tenants
+    key: Key = (_TENANCY, "tenants")
+    first: dict[str, int] = {}
+    for at, tenant in enumerate(tenants):
+        if tenant.id in first and tenant.id != UNNAMED:
+            where = source.line((*key, first[tenant.id]))
+            source.mistake(
+                (*key, at, "id"), f'"{tenant.id}" is used before, in line {where}', "Rename one."
+            )
+        first.setdefault(tenant.id, at)
+    if tenancy.max_tenants is not None and len(tenants) > tenancy.max_tenants:
+        source.mistake(
+            (_TENANCY, "max_tenants"),
+            f"the file has {len(tenants)} tenants, and the limit is {tenancy.max_tenants}",
+            "Raise the limit, or remove tenants.",
+        )
+    fallback = tenancy.identification.fallback
+    if fallback is not None and fallback not in first:
+        source.mistake(
+            (_TENANCY, "identification", "fallback"),
+            f'there is no tenant "{fallback}"',
+            "Name a tenant of this file.",
+        )
+    defaults = canonical(tenancy.default)
+    if tenancy.default.isolation.strategy in STRATEGIES_NOT_AVAILABLE:
+        _refuse_strategy((_TENANCY, "default"), tenancy.default.isolation.strategy, source)
+    resolved: list[tuple[Key, Tenant]] = []
+    for at, tenant in enumerate(tenants):
+        here: Key = (*key, at)
+        _check_users(tenant, here, source)
+        settings = canonical(tenant.model_copy(update={"users": ()}))
+        del settings["id"]
+        try:
+            full = resolve(tenant.id, settings, defaults)
+        except ValidationError as error:  # valid alone, not on top of the defaults
+            for found in error.errors(include_input=False):
+                source.mistake((*here, *found["loc"]), found["msg"], "Change the value.")
+            continue
+        _check_tenant(full, tenant, here, source)
+        resolved.append((here, full))
+    _check_places(resolved, source)
+
+
+def _check_users(tenant: FileTenant, key: Key, source: Source) -> None:
+    if not tenant.users:
+        remedy = "add [[multi_tenancy.tenants.users]]"
+        warn(source, (*key, "id"), f"has no users, so nobody can log in; {remedy}")
+    seen: set[str] = set()
+    for at, user in enumerate(tenant.users):
+        here: Key = (*key, "users", at)
+        if user.name in seen and user.name != UNNAMED:
+            source.mistake((*here, "name"), f'user "{user.name}" is listed twice', "Remove one.")
+        seen.add(user.name)
+        _check_credentials(user, here, source)
+        given = {"password", "scram"} & user.model_fields_set
+        if len(given) == 2:
+            source.mistake(here, "has both password and scram", "Keep one of the two.")
+        elif not given and not {(*here, "password"), (*here, "scram")} & source.told:
+            source.mistake(
+                here, f'user "{user.name}" has no password', "Add password, or scram (a verifier)."
+            )
+
+
+def _check_credentials(user: FileUser, key: Key, source: Source) -> None:
+    try:
+        if user.scram is not None:
+            parse_verifier(user.scram)
+    except ValueError:
+        source.mistake((*key, "scram"), "is not a SCRAM-SHA-256 verifier", "Copy it whole.")
+
+
+def _check_tenant(full: Tenant, tenant: FileTenant, key: Key, source: Source) -> None:
+    """Rules within one tenant, on its resolved values."""
+    strategy = full.isolation.strategy
+    if strategy in STRATEGIES_NOT_AVAILABLE and "strategy" in tenant.isolation.model_fields_set:
+        _refuse_strategy(key, strategy, source)
+    pool = full.pool
+    if pool.min_idle > pool.max_connections:
+        source.mistake(
+            (*key, "pool", "min_idle"),
+            f"{pool.min_idle} is more than max_connections ({pool.max_connections})",
+            "Lower it, or raise max_connections.",
+        )
+    permissions = full.permissions
+    if not permissions.allowed_operations:
+        source.mistake(
+            (*key, "permissions", "allowed_operations"),
+            "the tenant could do nothing",
+            "Name operations, or use enabled = false for the tenant.",
+        )
+    own = tenant.permissions
+    named = DDL_OPERATIONS.intersection(own.allowed_operations)
+    if named and not own.allow_ddl and "allow_ddl" in own.model_fields_set:
+        source.mistake(
+            (*key, "permissions", "allow_ddl"),
+            f"is false, but allowed_operations names {', '.join(sorted(named))}",
+            "Remove one of the two.",
+        )
+
+
+def _refuse_strategy(key: Key, strategy: str, source: Source) -> None:
+    source.mistake(
+        (*key, "isolation", "strategy"),
+        f'isolation by "{strategy}" {NOT_IN_THIS_VERSION}',
+        'Use "schema" or "database".',
+    )
+
+
+def _check_places(tenants: list[tuple[Key, Tenant]], source: Source) -> None:
+    """No two tenants may have their data in one place, and none where PostgreSQL keeps its own."""
+    owners: dict[tuple[str, str], str] = {}
+    shared = {full.database for _, full in tenants if full.isolation.strategy == "schema"}
+    for key, full in tenants:
+        strategy = full.isolation.strategy
+        if strategy in STRATEGIES_NOT_AVAILABLE:
+            continue
+        for name, field, kind in _names(full):
+            place = _place_key(key, field, source)
+            if problem := _name_problem(name, kind):
+                source.mistake(place, f'{kind} "{name}" {problem}', f"Choose another {field}.")
+        schema = full.schema_name if strategy == "schema" else ""
+        field = "schema_name" if schema else "database_name"
+        what = f'schema "{schema}" of database' if schema else "database"
+        other = owners.setdefault((full.database, schema), full.id)
+        if other != full.id:
+            source.mistake(
+                _place_key(key, field, source),
+                f'{what} "{full.database}" already belongs to tenant "{other}"',
+                f"Choose another {field}.",
+            )
+        elif strategy == "database" and full.database in shared:
+            source.mistake(
+                _place_key(key, field, source),
+                f'database "{full.database}" also holds tenants that have only a schema',
+                "Give this tenant a database of its own.",
+            )
+
+
+def _names(full: Tenant) -> Iterator[tuple[str, str, str]]:
+    yield full.database, "database_name", "database"
+    if full.isolation.strategy == "schema":
+        yield full.schema_name, "schema_name", "schema"
+
+
+def _name_problem(name: str, kind: str) -> str:
+    if kind == "database" and name in RESERVED_DATABASES:
+        return "is reserved"
+    if kind == "schema" and (name in RESERVED_SCHEMAS or name.startswith("pg_")):
+        return "is reserved"
+    if len(name.encode()) > MAX_NAME_BYTES:
+        return f"is longer than {MAX_NAME_BYTES} bytes"
+    return "has a zero byte" if "\0" in name else "" if name else "is empty"
+
+
+def _place_key(key: Key, field: str, source: Source) -> Key:
+    """The field where the file has it, else the tenant: the name was derived from its id."""
+    exact: Key = (*key, "isolation", field)
+    return exact if exact in source.lines else (*key, "id")

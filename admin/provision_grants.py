@@ -1,0 +1,379 @@
+"""Provisioning inside the tenant's database: schemas, owners, grants. One transaction, all or none.
+
+A tenant with DDL owns its schemas and what is in them, so that ALTER and DROP work; an owner can
+grant itself anything, so for such a tenant only the guard tells SELECT from DELETE. A tenant
+without DDL owns nothing: privileges on each table and sequence mirror its permissions, and what it
+made in earlier times belongs to a role that cannot log in.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, Final, LiteralString
+
+from psycopg import sql
+
+from admin import provision_sql as build
+from admin.provision_sql import Plan, ProvisioningFailed, Statement
+from admin.provision_steps import Connection, Row, be_able_to_act_as, role_oid, rows, run
+
+# Members of an extension stay as its script left them.
+_NO_EXTENSION: Final = """NOT EXISTS (SELECT FROM pg_depend e WHERE e.objid = {}
+  AND e.classid = '{}'::regclass AND e.deptype = 'e')"""
+
+_SCHEMAS: Final = f"""
+SELECT n.nspname, pg_get_userbyid(n.nspowner), pg_has_role(n.nspowner, 'USAGE'),
+  ARRAY(SELECT a.privilege_type FROM aclexplode(n.nspacl) a WHERE a.grantee = %(oid)s),
+  ARRAY(SELECT a.privilege_type FROM aclexplode(n.nspacl) a WHERE a.grantee = 0)
+FROM pg_namespace n
+WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+  AND {_NO_EXTENSION.format("n.oid", "pg_namespace")}
+ORDER BY 1"""  # noqa: S608 - constants only
+
+_OWNS: Final = """
+SELECT EXISTS (SELECT FROM pg_shdepend d WHERE d.refclassid = 'pg_authid'::regclass
+  AND d.refobjid = %(oid)s AND d.deptype = 'o' AND d.classid <> 'pg_largeobject'::regclass
+  AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()))"""
+
+# Statements that give the tenant what the admin made. Sequences of a column follow their table;
+# types of a table, of an array and of a range's multirange follow theirs. What runs with its
+# owner's rights (SECURITY DEFINER) was made by the admin for a purpose and stays the admin's.
+_ADOPT: Final = f"""
+SELECT format('ALTER TABLE %%I.%%I OWNER TO %%I', n.nspname, c.relname, %(role)s::text)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = ANY(%(schemas)s) AND c.relowner = %(admin)s
+  AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+  AND NOT (c.relkind = 'S' AND EXISTS (SELECT FROM pg_depend s
+    WHERE s.objid = c.oid AND s.classid = 'pg_class'::regclass
+    AND s.refclassid = 'pg_class'::regclass AND s.deptype IN ('a', 'i')))
+  AND {_NO_EXTENSION.format("c.oid", "pg_class")}
+UNION ALL
+SELECT format('ALTER ROUTINE %%s OWNER TO %%I', p.oid::regprocedure, %(role)s::text)
+FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+WHERE n.nspname = ANY(%(schemas)s) AND p.proowner = %(admin)s AND NOT p.prosecdef
+  AND {_NO_EXTENSION.format("p.oid", "pg_proc")}
+UNION ALL
+SELECT format('ALTER TYPE %%I.%%I OWNER TO %%I', n.nspname, t.typname, %(role)s::text)
+FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
+LEFT JOIN pg_class c ON c.oid = t.typrelid
+WHERE n.nspname = ANY(%(schemas)s) AND t.typowner = %(admin)s
+  AND (t.typtype IN ('e', 'd', 'r') OR c.relkind = 'c')
+  AND {_NO_EXTENSION.format("t.oid", "pg_type")}"""  # noqa: S608 - constants only
+
+_DISARM_ROUTINES: Final = """
+SELECT format('ALTER ROUTINE %%s SECURITY INVOKER', p.oid::regprocedure)
+FROM pg_proc p WHERE p.proowner = %(owner)s AND p.prosecdef"""
+_DISARM_VIEWS: Final = """
+SELECT format('ALTER VIEW %%I.%%I SET (security_invoker = true)', n.nspname, c.relname)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relowner = %(owner)s AND c.relkind = 'v'
+  AND NOT coalesce(c.reloptions, '{}') @> '{security_invoker=true}'"""
+SECURITY_INVOKER_VERSION: Final = 150_000
+
+# Through which of PostgreSQL's own roles operators keep a function that PUBLIC loses.
+_KEEPERS: Final = {
+    **dict.fromkeys(build.SYSTEM_FUNCTIONS, "pg_monitor"),
+    **dict.fromkeys(build.SIGNAL_FUNCTIONS, "pg_signal_backend"),
+}
+
+_RELATIONS: Final = f"""
+SELECT n.nspname, c.relname, c.relkind = 'S', pg_has_role(c.relowner, 'USAGE'),
+  ARRAY(SELECT DISTINCT a.privilege_type FROM aclexplode(c.relacl) a WHERE a.grantee = %(oid)s),
+  ARRAY(SELECT DISTINCT a.privilege_type FROM aclexplode(c.relacl) a WHERE a.grantee = 0),
+  ARRAY(SELECT DISTINCT a.privilege_type FROM pg_attribute t, aclexplode(t.attacl) a
+    WHERE t.attrelid = c.oid AND a.grantee = %(oid)s),
+  ARRAY(SELECT DISTINCT a.privilege_type FROM pg_attribute t, aclexplode(t.attacl) a
+    WHERE t.attrelid = c.oid AND a.grantee = 0)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = ANY(%(schemas)s) AND c.relowner <> %(oid)s
+  AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+  AND {_NO_EXTENSION.format("c.oid", "pg_class")}
+ORDER BY 1, 2"""  # noqa: S608 - constants only
+
+_DEFAULTS: Final = """
+SELECT d.defaclobjtype, array_agg(a.privilege_type)
+FROM pg_default_acl d, aclexplode(d.defaclacl) a
+WHERE d.defaclrole = (SELECT oid FROM pg_roles WHERE rolname = current_user)
+  AND a.grantee = %(oid)s AND d.defaclnamespace =
+    coalesce((SELECT n.oid FROM pg_namespace n WHERE n.nspname = %(schema)s), 0)
+GROUP BY 1"""
+
+_FUNCTIONS: Final = """
+SELECT p.oid::regprocedure::text, p.proname, pg_has_role(p.proowner, 'USAGE'),
+  EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+    WHERE a.grantee = 0),
+  EXISTS (SELECT FROM aclexplode(p.proacl) a WHERE a.grantee = %(oid)s)
+FROM pg_proc p
+WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname = ANY(%(names)s)
+   OR EXISTS (SELECT FROM pg_depend d JOIN pg_extension x ON x.oid = d.refobjid
+     WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+     AND d.refclassid = 'pg_extension'::regclass AND x.extname = ANY(%(extensions)s))
+ORDER BY 1"""
+
+
+async def settle(conn: Connection, plan: Plan, notes: list[str]) -> None:
+    """Make the database as planned. Revocations and grants become visible together."""
+    async with conn.transaction():
+        oid = await role_oid(conn, plan.role)
+        schemas = await _settle_schemas(conn, plan, oid, notes)
+        await _settle_owner(conn, plan, oid, schemas, notes)
+        await _settle_relations(conn, plan, oid, schemas, notes)
+        await _settle_defaults(conn, plan, oid)
+        await _settle_functions(conn, plan, oid, notes)
+
+
+async def _settle_schemas(conn: Connection, plan: Plan, oid: int, notes: list[str]) -> list[str]:
+    """The tenant's schemas with their owner and privileges; answers their names."""
+    await run(conn, _schema_owners(conn.info.user, plan, await rows(conn, _SCHEMAS, oid=oid)))
+    # Read again: a new owner takes the old one's entry in the privileges with it.
+    mine: list[str] = []
+    changes: list[Statement] = []
+    for name, owner, manageable, have, public in await rows(conn, _SCHEMAS, oid=oid):
+        schema = build.statement("SCHEMA {name}", name=name)
+        if plan.schema in (None, name):
+            mine.append(name)
+            if manageable:
+                changes += _schema_grants(schema, plan, owner, have, public)
+            elif owner != plan.role and "USAGE" not in have:
+                notes.append(f'schema "{name}" is another\'s: no privileges granted on it')
+        elif name == "public":
+            # Of other schemas only this one: what is shared on purpose is for people to decide.
+            changes += _shared_schema(schema, plan, manageable, have, public, notes)
+    await run(conn, changes)
+    return mine
+
+
+def _schema_owners(admin: str, plan: Plan, found: list[Row]) -> list[Statement]:
+    """Create the tenant's schema; give those that were the admin's or the tenant's their owner."""
+    wanted = plan.role if plan.ddl else plan.owner
+    changes: list[Statement] = []
+    if plan.schema is not None and not any(row[0] == plan.schema for row in found):
+        text: LiteralString = "CREATE SCHEMA {name} AUTHORIZATION {wanted}"
+        changes.append(build.statement(text, name=plan.schema, wanted=wanted))
+    if plan.schema is not None:
+        movable = {admin, plan.role, plan.owner}
+    elif plan.ddl:
+        movable = {admin, plan.role, plan.owner, "pg_database_owner"}
+    else:
+        movable = {plan.role}
+    for name, owner, *_ in found:
+        if plan.schema in (None, name):
+            _refuse_taken(plan, name, owner)
+            if owner in movable and owner != wanted:
+                text = "ALTER SCHEMA {name} OWNER TO {wanted}"
+                changes.append(build.statement(text, name=name, wanted=wanted))
+    return changes
+
+
+def _refuse_taken(plan: Plan, name: str, owner: str) -> None:
+    theirs = owner.startswith((build.ROLE_PREFIX, build.OWNER_PREFIX))
+    if theirs and owner not in (plan.role, plan.owner):
+        raise ProvisioningFailed(
+            f'schema "{name}" in database "{plan.database}" belongs to another tenant',
+            hint="Give each tenant its own schema_name, or its own database_name.",
+        )
+
+
+def _shared_schema(
+    schema: sql.Composable,
+    plan: Plan,
+    manageable: bool,
+    have: Sequence[str],
+    public: Sequence[str],
+    notes: list[str],
+) -> list[Statement]:
+    """`public` of a shared database: tenants may look at what is granted there, not create."""
+    if not manageable:
+        if "CREATE" in public:
+            notes.append("every tenant can create objects in schema public: REVOKE it from PUBLIC")
+        return []
+    changes: list[Statement] = []
+    if "CREATE" in public:
+        changes.append(build.revoke(["CREATE"], schema, None))
+    if "CREATE" in have:
+        changes.append(build.revoke(["CREATE"], schema, plan.role))
+    return changes
+
+
+def _schema_grants(
+    schema: sql.Composable, plan: Plan, owner: str, have: Sequence[str], public: Sequence[str]
+) -> list[Statement]:
+    changes: list[Statement] = []
+    if "CREATE" in public:
+        changes.append(build.revoke(["CREATE"], schema, None))
+    if owner == plan.role:
+        return changes
+    wanted = {"USAGE", "CREATE"} if plan.ddl else {"USAGE"}
+    if set(have) - wanted:
+        changes.append(build.revoke(sorted(set(have) - wanted), schema, plan.role))
+    if wanted - set(have):
+        changes.append(build.grant(sorted(wanted - set(have)), schema, plan.role))
+    return changes
+
+
+async def _settle_owner(
+    conn: Connection, plan: Plan, oid: int, schemas: list[str], notes: list[str]
+) -> None:
+    """With DDL, hand over what the admin and the owner role hold; without, take all away."""
+    owner = await role_oid(conn, plan.owner)
+    if plan.ddl:
+        if owner and (await rows(conn, _OWNS, oid=owner))[0][0]:
+            await be_able_to_act_as(conn, plan.owner)
+            await run(conn, [build.reassign(plan.owner, plan.role)])
+        admin = await role_oid(conn, conn.info.user)
+        await _run_told(conn, _ADOPT, role=plan.role, admin=admin, schemas=schemas)
+        return
+    if (await rows(conn, _OWNS, oid=oid))[0][0]:
+        for name in schemas:
+            # For an admin that is no superuser, the new owner needs the right to create there.
+            on = build.statement("SCHEMA {name}", name=name)
+            await run(conn, [build.grant(["CREATE", "USAGE"], on, plan.owner)])
+        await run(conn, [build.reassign(plan.role, plan.owner)])
+    await _run_told(conn, _DISARM_ROUTINES, owner=owner)
+    if conn.info.server_version >= SECURITY_INVOKER_VERSION:
+        await _run_told(conn, _DISARM_VIEWS, owner=owner)
+    else:
+        notes.append("views that the tenant made keep their owner's rights before PostgreSQL 15")
+
+
+async def _run_told(conn: Connection, query: str, **values: Any) -> None:
+    """Run the statements that `query` answers; the server has quoted the names in them."""
+    for (text,) in await rows(conn, query, **values):
+        await conn.execute(sql.SQL(text))
+
+
+async def _settle_relations(
+    conn: Connection, plan: Plan, oid: int, schemas: list[str], notes: list[str]
+) -> None:
+    await run(conn, _relation_changes(conn, plan, await _relations(conn, oid, schemas), notes))
+    # What somebody else granted with a grant option survives a REVOKE of ours: look again.
+    kept = [
+        f"{row[0]}.{row[1]}"
+        for row in await _relations(conn, oid, schemas)
+        if (set(row[4]) | set(row[5]) | set(row[6]) | set(row[7])) - _wanted(conn, plan, row)
+    ]
+    if kept:
+        raise ProvisioningFailed(
+            f"privileges that the permissions forbid cannot be revoked on {', '.join(kept[:5])}"
+            + (f" and {len(kept) - 5} more" if len(kept) > 5 else ""),
+            hint="Their owner, or whoever granted them, has to revoke them.",
+        )
+
+
+async def _relations(conn: Connection, oid: int, schemas: list[str]) -> list[Row]:
+    return await rows(conn, _RELATIONS, oid=oid, schemas=schemas)
+
+
+def _wanted(conn: Connection, plan: Plan, row: Row) -> set[str]:
+    if (row[1],) in plan.blocked or (row[0], row[1]) in plan.blocked:
+        return set()
+    wanted = set(plan.sequences if row[2] else plan.tables)
+    if conn.info.server_version < build.MAINTENANCE_VERSION:
+        wanted.discard(build.MAINTENANCE_PRIVILEGE)
+    return wanted
+
+
+def _relation_changes(
+    conn: Connection, plan: Plan, relations: list[Row], notes: list[str]
+) -> list[Statement]:
+    """First every REVOKE, then every GRANT; tables with the same difference share a statement."""
+    revokes: dict[tuple[bool, bool, tuple[str, ...]], list[tuple[str, ...]]] = defaultdict(list)
+    grants: dict[tuple[bool, tuple[str, ...]], list[tuple[str, ...]]] = defaultdict(list)
+    for row in relations:
+        schema, name, sequence, manageable, have, public, columns, public_columns = row
+        wanted = _wanted(conn, plan, row)
+        if not manageable:
+            if wanted - set(have):
+                notes.append(
+                    f'table "{schema}"."{name}" is another\'s: no privileges granted on it'
+                )
+            continue
+        excess = (set(have) | set(columns)) - wanted
+        if excess:
+            revokes[sequence, False, tuple(sorted(excess))].append((schema, name))
+        excess = (set(public) | set(public_columns)) - wanted
+        if excess:
+            revokes[sequence, True, tuple(sorted(excess))].append((schema, name))
+        if wanted - set(have):
+            grants[sequence, tuple(sorted(wanted - set(have)))].append((schema, name))
+    changes: list[Statement] = []
+    for (sequence, from_public, privileges), found in revokes.items():
+        grantee = None if from_public else plan.role
+        for some in build.batches(found):
+            changes.append(build.revoke(privileges, _objects(sequence, some), grantee))
+    for (sequence, privileges), found in grants.items():
+        for some in build.batches(found):
+            changes.append(build.grant(privileges, _objects(sequence, some), plan.role))
+    return changes
+
+
+def _objects(sequence: bool, found: Sequence[tuple[str, ...]]) -> sql.Composable:
+    kind: LiteralString = "SEQUENCE " if sequence else "TABLE "
+    return sql.SQL(kind) + build.names(found)
+
+
+async def _settle_defaults(conn: Connection, plan: Plan, oid: int) -> None:
+    """The same privileges on what the admin creates there later."""
+    tables = set(plan.tables)
+    if conn.info.server_version < build.MAINTENANCE_VERSION:
+        tables.discard(build.MAINTENANCE_PRIVILEGE)
+    wanted = {"TABLES": ("r", tables), "SEQUENCES": ("S", set(plan.sequences))}
+    if plan.schema is None:
+        wanted["SCHEMAS"] = ("n", {"USAGE", "CREATE"} if plan.ddl else {"USAGE"})
+    found = await rows(conn, _DEFAULTS, oid=oid, schema=plan.schema)
+    have = {kind: set(privileges) for kind, privileges in found}
+    changes: list[Statement] = []
+    for kind, (letter, privileges) in wanted.items():
+        now = have.get(letter, set())
+        change = (kind, plan.role, plan.schema)
+        if now - privileges:
+            changes.append(build.default_privileges("REVOKE", sorted(now - privileges), *change))
+        if privileges - now:
+            changes.append(build.default_privileges("GRANT", sorted(privileges - now), *change))
+    await run(conn, changes)
+
+
+async def _settle_functions(conn: Connection, plan: Plan, oid: int, notes: list[str]) -> None:
+    """Functions that reach beyond the tenant are no longer PUBLIC's. Operators keep them through
+    pg_monitor and pg_signal_backend; writers of large objects and tenants with system access get
+    them by name."""
+    names = [*build.SYSTEM_FUNCTIONS, *build.BLOB_FUNCTIONS]
+    found = await rows(
+        conn, _FUNCTIONS, oid=oid, names=names, extensions=list(build.SERVER_EXTENSIONS)
+    )
+    closed: dict[str, list[str]] = defaultdict(list)
+    given: list[str] = []
+    taken: list[str] = []
+    stuck: list[str] = []
+    for signature, name, manageable, public, mine in found:
+        blob = name in build.BLOB_FUNCTIONS
+        wanted = plan.blobs if blob else plan.system_access and name in build.SYSTEM_FUNCTIONS
+        if not manageable:
+            stuck += [signature] if public and not wanted else []
+            continue
+        if public:
+            closed[_KEEPERS.get(name, "")].append(signature)
+        if wanted != mine:
+            (given if wanted else taken).append(signature)
+    changes: list[Statement] = []
+    for keeper, signatures in closed.items():
+        on = _functions(signatures)
+        changes.append(build.revoke(["EXECUTE"], on, None))
+        if keeper:
+            changes.append(build.grant(["EXECUTE"], on, keeper))
+    if taken:
+        changes.append(build.revoke(["EXECUTE"], _functions(taken), plan.role))
+    if given:
+        changes.append(build.grant(["EXECUTE"], _functions(given), plan.role))
+    if stuck:
+        notes.append(
+            f"only a superuser can keep tenants from running {', '.join(stuck)} "
+            f'in database "{plan.database}"'
+        )
+    await run(conn, changes)
+
+
+def _functions(signatures: Sequence[str]) -> sql.Composable:
+    # regprocedure's text: the server has quoted it.
+    return sql.SQL("FUNCTION ") + build.words(signatures)

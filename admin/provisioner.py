@@ -1,0 +1,258 @@
+"""Watches the configuration and provisions each tenant whose servers do not match it yet.
+
+A tenant is worked on when it appears or changes, at most PARALLEL_MAX at once, each at most
+ATTEMPTS_MAX times with growing pauses; then it rests until its configuration changes. One tenant's
+failure delays no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import defaultdict
+from collections.abc import Awaitable, Iterator
+from typing import Any, Final, Literal, Protocol
+
+import psycopg
+
+from admin.provision import Sealer, close_to_public, fingerprint, node_name, provision
+from admin.provision_sql import Plan, ProvisioningFailed, plan
+from events.commands import CommandRefused, RecordProvisioned
+from events.facts import KIND_TENANT
+from events.installation import Node
+from events.model import Tenant
+from events.projection import Subscriber
+from wire.errors import TenantryError
+from wire.tasks import spawn
+
+log = logging.getLogger("tenantry.provisioner")
+
+# Each holds two connections of the node for tens of milliseconds; most of that is the server's
+# work, and tenants of one database wait for each other anyway.
+PARALLEL_MAX: Final = 4
+# With the pauses below: about four minutes, enough for a PostgreSQL that restarts.
+ATTEMPTS_MAX: Final = 8
+PAUSE_SECS: Final = 1.0
+PAUSE_MAX_SECS: Final = 60.0
+# How long a database that was made by hand may stay open to tenants before it is closed.
+SWEEP_SECS: Final = 300.0
+# Tenants looked at in one go at start-up before other work of the process gets its turn.
+LOOK_BATCH: Final = 200
+
+ACTOR: Final = "provisioner"
+State = Literal["pending", "active", "failed"]
+
+
+class Commander(Protocol):
+    """What provisioning needs of events.commander."""
+
+    def execute(self, command: RecordProvisioned, actor: str) -> Awaitable[object]: ...
+
+
+class Configuration(Protocol):
+    """What provisioning needs of events.projection."""
+
+    def tenant(self, id: str) -> Tenant | None: ...
+
+    def ids(self) -> Iterator[str]: ...
+
+    def subscribe(self, subscriber: Subscriber) -> Any: ...
+
+
+class Claims:
+    """Which tenant has which place. The first to claim keeps it: two tenants in one schema, or a
+    database that one has alone and another uses, would see each other's data."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, dict[str | None, str]] = defaultdict(dict)
+        self._held: dict[str, tuple[str, str | None]] = {}
+
+    def take(self, wanted: Plan) -> None:
+        """Raises ProvisioningFailed when another tenant has the place."""
+        self.release(wanted.tenant)
+        there = self._places[wanted.database]
+        taken = bool(there) if wanted.schema is None else None in there or wanted.schema in there
+        if taken:
+            place = f'database "{wanted.database}"'
+            if wanted.schema is not None:
+                place = f'schema "{wanted.schema}" in {place}'
+            raise ProvisioningFailed(
+                f"{place} is another tenant's", hint="Set another database_name or schema_name."
+            )
+        there[wanted.schema] = wanted.tenant
+        self._held[wanted.tenant] = (wanted.database, wanted.schema)
+
+    def release(self, tenant: str) -> None:
+        held = self._held.pop(tenant, None)
+        if held is not None:
+            del self._places[held[0]][held[1]]
+            if not self._places[held[0]]:
+                del self._places[held[0]]
+
+
+class Provisioner:
+    """Provisions on `node`, with its user and `node_password`. `states` tells how each tenant
+    stands, `reasons` why it failed; the counters only grow."""
+
+    def __init__(self, node: Node, *, node_password: str, parallel: int = PARALLEL_MAX) -> None:
+        self.states: dict[str, State] = {}
+        self.reasons: dict[str, str] = {}
+        self.runs_total = 0
+        self.failures_total = 0
+        self.retries_total = 0
+        self._node = node
+        self._password = node_password
+        self._parallel = parallel
+        self._claims = Claims()
+        # At most one entry per tenant each, so the number of tenants bounds all of these.
+        self._waiting: dict[str, None] = {}
+        self._busy: set[str] = set()
+        self._attempts: dict[str, int] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._wake = asyncio.Event()
+        self._looked = 0
+
+    @property
+    def waiting(self) -> int:
+        """Tenants that wait to be looked at, those being worked on included."""
+        return len(self._waiting) + len(self._busy) + len(self._timers)
+
+    async def run(
+        self,
+        projection: Configuration,
+        commander: Commander,
+        vault: Sealer,
+        stop: asyncio.Event,
+    ) -> None:
+        """Work until `stop` is set; a run that is cut short then is finished by the next process."""
+
+        def changed(kind: str, id: str) -> None:
+            for each in [id] if kind == KIND_TENANT else projection.ids():
+                self._attempts.pop(each, None)
+                self._enqueue(each)
+
+        unsubscribe = projection.subscribe(changed)
+        for id in projection.ids():
+            self._enqueue(id)
+        workers = [
+            spawn(self._work(projection, commander, vault), name=f"provisioner-{number}")
+            for number in range(self._parallel)
+        ]
+        try:
+            while not stop.is_set():
+                await self._sweep()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), SWEEP_SECS)
+        finally:
+            unsubscribe()
+            for timer in self._timers.values():
+                timer.cancel()
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+
+    def _enqueue(self, id: str) -> None:
+        timer = self._timers.pop(id, None)
+        if timer is not None:
+            timer.cancel()
+        self._waiting[id] = None
+        self._wake.set()
+
+    async def _work(self, projection: Configuration, commander: Commander, vault: Sealer) -> None:
+        while True:
+            id = next((each for each in self._waiting if each not in self._busy), None)
+            if id is None:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            del self._waiting[id]
+            self._busy.add(id)
+            try:
+                await self._settle(id, projection, commander, vault)
+            finally:
+                self._busy.discard(id)
+                # What changed meanwhile waits for this one, and nobody else may be awake.
+                self._wake.set()
+            self._looked += 1
+            if self._looked % LOOK_BATCH == 0:
+                await asyncio.sleep(0)
+
+    async def _settle(
+        self, id: str, projection: Configuration, commander: Commander, vault: Sealer
+    ) -> None:
+        """Look at one tenant; provision it if it is not as recorded."""
+        tenant = projection.tenant(id)
+        if tenant is None:
+            self._claims.release(id)
+            self._forget(id)
+            return
+        try:
+            wanted = plan(tenant)
+            self._claims.take(wanted)
+        except TenantryError as error:
+            self._failed(id, error)
+            return
+        made = tenant.provisioned
+        as_recorded = (
+            made is not None
+            and made.fingerprint == fingerprint(tenant)
+            and made.node == node_name(self._node)
+        )
+        if as_recorded:
+            self._forget(id)
+            self.states[id] = "active"
+        elif tenant.enabled:
+            await self._provision(tenant, commander, vault)
+
+    async def _provision(self, tenant: Tenant, commander: Commander, vault: Sealer) -> None:
+        self.states[tenant.id] = "pending"
+        self.runs_total += 1
+        try:
+            made = await provision(
+                tenant,
+                self._node,
+                vault,
+                node_password=self._password,
+                previous=tenant.provisioned,
+            )
+            await commander.execute(RecordProvisioned(id=tenant.id, **made.model_dump()), ACTOR)
+        except CommandRefused as error:
+            self._failed(tenant.id, error)
+        except Exception as error:
+            self._retry(tenant.id, error)
+        else:
+            self._forget(tenant.id)
+            self.states[tenant.id] = "active"
+            log.info("tenant %s is provisioned on %s", tenant.id, made.node)
+
+    def _retry(self, id: str, error: Exception) -> None:
+        attempts = self._attempts[id] = self._attempts.get(id, 0) + 1
+        if attempts >= ATTEMPTS_MAX:
+            self._failed(id, error)
+            return
+        self.retries_total += 1
+        self.reasons[id] = str(error)
+        pause = min(PAUSE_SECS * 2 ** (attempts - 1), PAUSE_MAX_SECS)
+        log.warning("provisioning tenant %s again in %.0f s: %s", id, pause, error)
+        loop = asyncio.get_running_loop()
+        self._timers[id] = loop.call_later(pause, self._enqueue, id)
+
+    def _failed(self, id: str, error: Exception) -> None:
+        self.failures_total += 1
+        self.states[id] = "failed"
+        self.reasons[id] = str(error)
+        hint = error.hint if isinstance(error, TenantryError) else ""
+        log.error("tenant %s cannot be provisioned until it is changed: %s %s", id, error, hint)
+
+    def _forget(self, id: str) -> None:
+        for known in (self.states, self.reasons, self._attempts):
+            known.pop(id, None)
+
+    async def _sweep(self) -> None:
+        if "active" not in self.states.values():
+            return
+        try:
+            await close_to_public(self._node, self._password)
+        except (psycopg.Error, OSError) as error:
+            log.warning("databases made by hand may be open to tenants: %s", error)

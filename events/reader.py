@@ -1,0 +1,253 @@
+"""Reads the log in sequence: once to its end, or for ever.
+
+A pull consumer delivers as much as was asked for and no more. Whatever the client library or the
+network does to the messages, each must follow the last one applied; when one does not, or when
+nothing is heard, the consumer is thrown away and made again at the right place. (The library's own
+ordered consumer counts a message before its bounded queue may drop it, so it can miss one.)
+
+Protocol: ADR-9 (idle heartbeats), ADR-13 (pull requests), ADR-15 (acknowledgement subjects).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import orjson
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+
+from events import codec
+from events.stream import (
+    RECONNECT_SECONDS,
+    STREAM,
+    SUBJECT_PREFIX,
+    Apply,
+    LogGap,
+    LogUnavailable,
+)
+
+if TYPE_CHECKING:
+    from nats.aio.subscription import Subscription
+
+    from events.log import ConfigLog
+
+log = logging.getLogger("tenantry.log")
+
+# Messages asked for at a time; at a few kB each they fit the library's queue (128 MiB) easily, and
+# PULL_BYTES says so to the server for those that are larger.
+PULL_MESSAGES = 2_000
+PULL_BYTES = 16 * 1024 * 1024
+# A pull request ends by itself after this and is made again.
+PULL_SECONDS = 60.0
+# The server tells this often that it has nothing; it bounds how stale an idle replica looks.
+HEARTBEAT_SECONDS = 1.0
+# After this without any message or heartbeat the consumer is taken for lost.
+SILENCE_SECONDS = 3.5
+# The server removes a consumer that nobody asks for this long (a process that was killed).
+CONSUMER_IDLE_SECONDS = 30.0
+# Between attempts that brought nothing; doubled up to the maximum.
+RETRY_SECONDS = 0.05
+RETRY_SECONDS_MAX = 2.0
+# Attempts of read_all in a row that bring nothing before it gives up.
+FRUITLESS_MAX = 5
+
+_NANO = 1_000_000_000
+
+
+class _Again(Exception):
+    """The consumer is of no more use; start another behind the last applied message."""
+
+
+async def read_all(source: ConfigLog, from_sequence: int, apply: Apply) -> int:
+    """See ConfigLog.read_all."""
+    until = await source.last_sequence()
+    reader = Reader(source, from_sequence - 1, apply, until)
+    fruitless = 0
+    while reader.position < until:
+        before = reader.position
+        try:
+            await reader.run()
+        except _Again as reason:
+            fruitless = fruitless + 1 if reader.position == before else 0
+            if fruitless >= FRUITLESS_MAX:
+                message = f"nothing can be read behind sequence {reader.position}: {reason}"
+                raise (LogGap if reader.gaps else LogUnavailable)(message) from None
+            await asyncio.sleep(RETRY_SECONDS)
+    source.synced_at = time.monotonic()
+    return reader.position
+
+
+async def follow(source: ConfigLog, from_sequence: int, apply: Apply) -> None:
+    """See ConfigLog.follow."""
+    reader = Reader(source, from_sequence - 1, apply, None)
+    pause = RETRY_SECONDS
+    while True:
+        before = reader.position
+        try:
+            await reader.run()
+        except (_Again, LogUnavailable) as reason:
+            level = logging.ERROR if reader.gaps else logging.INFO
+            log.log(level, "reading again behind sequence %d: %s", reader.position, reason)
+        pause = RETRY_SECONDS if reader.position > before else min(pause * 2, RETRY_SECONDS_MAX)
+        if source.connected:
+            await asyncio.sleep(pause)
+        while not source.connected:
+            pause = RETRY_SECONDS
+            await asyncio.sleep(RECONNECT_SECONDS / 5)
+
+
+class Reader:
+    """One place in the log. `run` makes a consumer there and applies what it delivers.
+
+    `until` ends the run when reached; None runs until cancelled.
+    """
+
+    def __init__(self, source: ConfigLog, position: int, apply: Apply, until: int | None) -> None:
+        self.position = position
+        self.gaps = 0
+        self._source = source
+        self._apply = apply
+        self._until = until
+        self._inbox = ""
+        self._pull_subject = ""
+        self._wanted = 0
+        self._heard_at = 0.0
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def run(self) -> None:
+        """Read until the end is reached. Raises _Again, LogUnavailable, or what `apply` raises."""
+        source = self._source
+        self._over = asyncio.get_running_loop().create_future()
+        consumer = await self._make_consumer()
+        self._inbox = source.nats.new_inbox()
+        self._pull_subject = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{consumer}"
+        forget = source.on_reconnect(lambda: self._end(_Again("reconnected")))
+        subscription: Subscription | None = None
+        try:
+            subscription = await source.nats.subscribe(self._inbox, cb=self._received)
+            self._heard_at = time.monotonic()
+            await self._pull()
+            await self._watch()
+        except (NatsError, OSError) as error:
+            raise _Again(repr(error)) from error
+        finally:
+            forget()
+            await self._leave(consumer, subscription)
+
+    async def _make_consumer(self) -> str:
+        config = {
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": self.position + 1,
+            "ack_policy": "none",
+            "replay_policy": "instant",
+            "inactive_threshold": int(CONSUMER_IDLE_SECONDS * _NANO),
+            "num_replicas": 1,
+            "mem_storage": True,
+        }
+        request = orjson.dumps({"stream_name": STREAM, "config": config})
+        made = await self._source.request(f"$JS.API.CONSUMER.CREATE.{STREAM}", request)
+        return str(made["name"])
+
+    async def _pull(self) -> None:
+        self._wanted = PULL_MESSAGES
+        request = {
+            "batch": PULL_MESSAGES,
+            "max_bytes": PULL_BYTES,
+            "expires": int(PULL_SECONDS * _NANO),
+            "idle_heartbeat": int(HEARTBEAT_SECONDS * _NANO),
+        }
+        await self._source.nats.publish(
+            self._pull_subject, orjson.dumps(request), reply=self._inbox
+        )
+
+    async def _watch(self) -> None:
+        """Wait for the end, or until nothing has been heard for too long."""
+        while True:
+            silent = time.monotonic() - self._heard_at
+            if silent >= SILENCE_SECONDS:
+                raise _Again(f"nothing heard for {silent:.1f} s")
+            await asyncio.wait((self._over,), timeout=SILENCE_SECONDS - silent)
+            if self._over.done():
+                return self._over.result()
+
+    def _end(self, error: Exception | None = None) -> None:
+        if not self._over.done():
+            if error is None:
+                self._over.set_result(None)
+            else:
+                self._over.set_exception(error)
+
+    async def _received(self, message: Msg) -> None:
+        if self._over.done():
+            return
+        self._heard_at = time.monotonic()
+        try:
+            if message.reply:
+                self._take(message)
+            else:
+                self._control(message)
+            if self._wanted <= 0 and not self._over.done():
+                await self._pull()
+        except Exception as error:
+            self._end(error)
+
+    def _take(self, message: Msg) -> None:
+        sequence, pending = delivery(message.reply)
+        self._wanted -= 1
+        if sequence <= self.position:
+            return
+        if sequence != self.position + 1:
+            self.gaps += 1
+            raise _Again(f"sequence {sequence} was delivered after {self.position}")
+        kind, _, id = message.subject[len(SUBJECT_PREFIX) :].partition(".")
+        self._apply(sequence, kind, id, codec.decode(message.data))
+        self.position = sequence
+        if pending == 0:
+            self.gaps = 0
+            self._source.synced_at = self._heard_at
+        if self._until is not None and sequence >= self._until:
+            self._end()
+
+    def _control(self, message: Msg) -> None:
+        """A message without a place in the stream: a heartbeat, or the end of a pull request."""
+        status = (message.headers or {}).get("Status", "")
+        if status == "100":
+            self._source.synced_at = self._heard_at
+        elif status in ("404", "408"):
+            self._wanted = 0
+        elif status == "409":
+            # Over max_bytes ends one request; every other reason (consumer deleted, leadership
+            # change, server shutdown) ends the consumer as far as we are concerned.
+            reason = (message.headers or {}).get("Description", "")
+            if "max" not in reason.lower() and "batch completed" not in reason.lower():
+                raise _Again(reason)
+            self._wanted = 0
+        else:
+            raise _Again(f"the consumer is gone ({status})")
+
+    async def _leave(self, consumer: str, subscription: Subscription | None) -> None:
+        """Tidy up as far as the connection allows; the server forgets the rest by itself."""
+        if subscription is not None:
+            with contextlib.suppress(NatsError, OSError):
+                await subscription.unsubscribe()
+        if self._source.connected:
+            with contextlib.suppress(NatsError, OSError):
+                await self._source.nats.publish(f"$JS.API.CONSUMER.DELETE.{STREAM}.{consumer}")
+
+
+def delivery(reply: str) -> tuple[int, int]:
+    """Stream sequence, and how many messages wait behind it, from an acknowledgement subject.
+
+    $JS.ACK.stream.consumer.delivered.SEQUENCE.consumer sequence.time.PENDING, or, since ADR-15,
+    with domain and account after ACK and possibly one more token at the end.
+    """
+    tokens = reply.split(".")
+    if len(tokens) == 9:
+        return int(tokens[5]), int(tokens[8])
+    if len(tokens) >= 11:
+        return int(tokens[7]), int(tokens[10])
+    raise _Again(f"unknown acknowledgement subject of {len(tokens)} tokens")

@@ -1,0 +1,121 @@
+"""The configuration stream: its names, its shape, and what can go wrong with it.
+
+LogError
+├── Conflict           somebody else wrote to the subject: decide again
+├── CommandIdReused    the command id was used for another subject before
+├── CommitTooLarge     over COMMIT_BYTES_MAX
+├── LogUnavailable     no answer; `unknown` says whether the commit may be stored all the same
+├── LogMisconfigured   the stream exists but could lose or forget facts
+└── LogGap             a stored message cannot be had
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+
+from events.facts import Commit
+
+log = logging.getLogger("tenantry.log")
+
+STREAM = "TENANTRY_CONFIG"
+SUBJECT_PREFIX = "tenantry.config."
+
+# How long one attempt waits for the server: a cluster elects a leader in about a second.
+ATTEMPT_SECONDS = 2.0
+# A local server is back within a second; waiting longer between tries only adds to the outage.
+RECONNECT_SECONDS = 0.25
+# apply(sequence, kind, id, commit)
+Apply = Callable[[int, str, str, Commit], None]
+
+
+class LogError(Exception):
+    """Base of what the log raises."""
+
+
+class Conflict(LogError):
+    """The subject has moved on."""
+
+
+class CommandIdReused(LogError):
+    """Two different commands carry one id."""
+
+
+class CommitTooLarge(LogError):
+    """Nothing was stored."""
+
+
+class LogUnavailable(LogError):
+    """The log does not answer. With `unknown`, the commit may or may not be stored; sending the
+    same command id again finds out."""
+
+    def __init__(self, message: str, *, unknown: bool = False) -> None:
+        super().__init__(message)
+        self.unknown = unknown
+
+
+class LogMisconfigured(LogError):
+    """The stream was made or changed by somebody else in a way that can lose facts."""
+
+
+class LogGap(LogError):
+    """A message between two others is missing, again and again."""
+
+
+class ApiError(Exception):
+    """The server refused a JetStream request."""
+
+    def __init__(self, code: int, description: str) -> None:
+        super().__init__(f"{description} ({code})")
+        self.code = code
+
+
+def stream_config(replicas: int) -> StreamConfig:
+    return StreamConfig(
+        name=STREAM,
+        description="Configuration of Tenantry: every change there ever was",
+        subjects=[f"{SUBJECT_PREFIX}>"],
+        retention=RetentionPolicy.LIMITS,
+        discard=DiscardPolicy.NEW,
+        storage=StorageType.FILE,
+        num_replicas=replicas,
+        max_msgs=-1,
+        max_bytes=-1,
+        max_age=0,
+        deny_delete=True,
+        deny_purge=True,
+        allow_direct=False,
+    )
+
+
+def check_stream(found: dict[str, Any], replicas: int) -> None:
+    """Raises LogMisconfigured unless every message stays and is found where it is looked for."""
+    wrong = [
+        f"{name} is {found.get(name)!r}"
+        for name, harmless in (
+            ("subjects", ([f"{SUBJECT_PREFIX}>"],)),
+            ("retention", ("limits",)),
+            ("storage", ("file",)),
+            ("max_age", (0, None)),
+            ("max_msgs", (-1, 0, None)),
+            ("max_bytes", (-1, 0, None)),
+            ("max_msgs_per_subject", (-1, 0, None)),
+            ("deny_delete", (True,)),
+            ("deny_purge", (True,)),
+            ("allow_rollup_hdrs", (False, None)),
+            ("persist_mode", ("", "default", None)),
+        )
+        if found.get(name) not in harmless
+    ]
+    if wrong:
+        raise LogMisconfigured(f"the stream {STREAM} could lose facts: " + ", ".join(wrong))
+    if found.get("num_replicas") != replicas:
+        log.warning(
+            "%s has %s replicas instead of %d; change it with the nats tool if that is not meant",
+            STREAM,
+            found.get("num_replicas"),
+            replicas,
+        )

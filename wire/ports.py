@@ -1,0 +1,135 @@
+"""What the wire needs of the tenant's owner: a Lease, with its Pool and its Meter.
+
+The classes of actors/ implement these. They are base classes rather than typing.Protocol because
+the compiled build calls them by slot, not by name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from wire.errors import TenantryError
+
+if TYPE_CHECKING:
+    from wire.postgres.client import ClientConnection
+    from wire.postgres.prepared import Statements
+    from wire.postgres.server import ServerConnection
+    from wire.sql.guard import Guard
+
+
+class Meter:
+    """What one tenant has used on this worker since the last time somebody collected it."""
+
+    def __init__(self) -> None:
+        self.queries = 0
+        self.transactions = 0
+        self.errors = 0
+        self.refused = 0
+        self.rows_out = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.connections = 0
+        self.busy_seconds = 0.0
+        # Gauges: servers that work now, clients that keep theirs, clients connected.
+        self.running = 0
+        self.pinned = 0
+        self.clients = 0
+
+
+class Pool:
+    """Server connections of one tenant: lends each to one client at a time."""
+
+    def acquire(self, client: ClientConnection) -> ServerConnection | None:
+        """A free server, or None: then `client.acquired` or `client.acquire_failed` comes later."""
+        raise NotImplementedError
+
+    def forget(self, client: ClientConnection) -> None:
+        """The client is gone or has given up waiting."""
+        raise NotImplementedError
+
+    def release(self, server: ServerConnection) -> None:
+        """The server is idle, outside a transaction, and owes nothing."""
+        raise NotImplementedError
+
+    def discard(self, server: ServerConnection) -> None:
+        """The server must not be used again; it is closed."""
+        raise NotImplementedError
+
+
+class Welcome:
+    """How a session begins for clients with the same startup settings: shared by all of them."""
+
+    def __init__(self, state: dict[str, bytes], parameters: dict[str, str]) -> None:
+        self.state = state
+        self.parameters = parameters
+
+
+# Distinct sets of startup settings remembered per lease. Applications have a handful.
+MAX_WELCOMES: Final = 200
+
+
+class Lease:
+    """What a connection may use of its tenant, with no mailbox in between.
+
+    Swapped whole when the configuration changes: a connection reads `client.lease` anew for each
+    statement. Sizes are bytes and times seconds; 0 means unlimited.
+    """
+
+    def __init__(
+        self, tenant: str, guard: Guard, pool: Pool, meter: Meter, statements: Statements
+    ) -> None:
+        self.tenant = tenant
+        self.guard = guard
+        self.pool = pool
+        self.meter = meter
+        self.statements = statements
+        self.session_mode = False
+        self.max_statement_bytes = 0
+        self.max_result_bytes = 0
+        self.max_result_rows = 0
+        self.max_query_seconds = 0.0
+        self.max_transaction_seconds = 0.0
+        self.max_idle_in_transaction_seconds = 0.0
+        self.welcomes: dict[tuple[tuple[str, str], ...], Welcome] = {}
+
+    def remember_welcome(
+        self,
+        settings: tuple[tuple[str, str], ...],
+        state: dict[str, bytes],
+        parameters: dict[str, str],
+    ) -> None:
+        if len(self.welcomes) >= MAX_WELCOMES:
+            self.welcomes.clear()
+        self.welcomes[settings] = Welcome(state, parameters)
+
+    def admit(self) -> TenantryError | None:
+        """Take one query from the rate, and see that not too many run; None when it may go on."""
+        raise NotImplementedError
+
+    def pin(self) -> TenantryError | None:
+        """A client is about to keep a server beyond its transaction."""
+        raise NotImplementedError
+
+    def unpin(self) -> None:
+        """It no longer does."""
+        raise NotImplementedError
+
+
+class Tenants:
+    """Who may log in, and where their lease comes from."""
+
+    def verifier(self, tenant: str, user: str, address: str) -> str | None:
+        """The user's SCRAM verifier; None when there is no such user, tenant or right to come."""
+        raise NotImplementedError
+
+    async def open(self, client: ClientConnection, tenant: str, database: str) -> Lease:
+        """Count the proven client in. Raises TooManyConnections and what else keeps it out."""
+        raise NotImplementedError
+
+    def closed(self, client: ClientConnection) -> None:
+        """The client has gone."""
+        raise NotImplementedError
+
+    def refused(self, tenant: str, user: str) -> None:
+        """Somebody could not prove to be `user`."""
+        raise NotImplementedError

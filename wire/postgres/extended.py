@@ -1,0 +1,320 @@
+"""The extended protocol of one client: its prepared statements and portals.
+
+In transaction pooling a statement name of the client's is a name in this dictionary only; on the
+server the statement has the name of its interned record, and is parsed there when it is missing.
+In session pooling names go through unchanged.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from mypy_extensions import i64
+
+from wire import errors as e
+from wire.postgres import owed as o
+from wire.postgres import protocol as p
+from wire.postgres.owed import Owed
+from wire.postgres.prepared import MAX_PER_CLIENT, Prepared
+from wire.postgres.protocol import HEADER
+from wire.postgres.server import ServerConnection
+from wire.postgres.session import PREPARE_PREFIX
+from wire.sql.verdict import DEALLOCATE, Verdict
+
+if TYPE_CHECKING:
+    from wire.postgres.client import ClientConnection
+
+FORWARD: Final = 0
+TAKEN: Final = 1
+WAIT: Final = 2
+
+# Named portals followed at a time; they end with their transaction.
+MAX_PORTALS: Final = 10_000
+
+
+class Extended:
+    """Parse, Bind, Describe, Execute and Close of one client."""
+
+    def __init__(self, client: ClientConnection) -> None:
+        self.client = client
+        self.statements: dict[bytes, Prepared] = {}
+        self.unnamed: Prepared | None = None
+        self.portal: Prepared | None = None
+        self.portals: dict[bytes, Prepared] = {}
+
+    def request(self, kind: int, data: bytes, pos: i64, end: i64, size: i64) -> int:
+        if kind == p.BIND:
+            return self.bind(data, pos, end, size)
+        if end > size:
+            return self.client.refuse_oversized(o.PARSE)
+        if kind == p.EXECUTE:
+            return self.execute(data, pos, end)
+        if kind == p.PARSE:
+            return self.parse(data, pos, end)
+        if kind == p.DESCRIBE:
+            return self.describe(data, pos, end)
+        return self.close(data, pos, end)
+
+    def server(self) -> ServerConnection | None:
+        server = self.client.server
+        return server if server is not None else self.client.attach()
+
+    def no_server(self) -> int:
+        return WAIT if self.client.blocked else self.client.refuse_pending(o.PARSE)
+
+    # --- Parse -------------------------------------------------------------------------------------
+
+    def parse(self, data: bytes, pos: i64, end: i64) -> int:
+        client = self.client
+        name_end = p.cstring_end(data, pos + HEADER, end)
+        sql_end = p.cstring_end(data, name_end + 1, end) if name_end >= 0 else -1
+        if sql_end < 0:
+            raise e.ProtocolViolation("invalid message format")
+        sql = data[name_end + 1 : sql_end]
+        guard = client.lease.guard
+        verdict = guard.judge(sql)
+        if verdict is None:
+            verdict = client.learn(sql)
+            if verdict is None:
+                return WAIT
+        if verdict.refusal is not None:
+            return client.refuse(verdict.refusal, o.PARSE)
+        server = self.server()
+        if server is None:
+            return self.no_server()
+        tail = data[name_end + 1 : end]
+        if name_end == pos + HEADER:
+            self.unnamed = Prepared(sql, tail, verdict, guard)
+            server.unnamed = self.unnamed
+            server.push(o.OWED_PARSE)
+            return FORWARD
+        return self.parse_named(server, data[pos + HEADER : name_end], sql, tail, verdict)
+
+    def parse_named(
+        self, server: ServerConnection, name: bytes, sql: bytes, tail: bytes, verdict: Verdict
+    ) -> int:
+        client = self.client
+        if name in self.statements:
+            return client.refuse(e.DuplicateStatement(text(name)), o.PARSE)
+        if len(self.statements) >= MAX_PER_CLIENT:
+            return client.refuse(
+                e.RateExceeded(
+                    f"more than {MAX_PER_CLIENT} prepared statements",
+                    hint="Close statements that are no longer used.",
+                ),
+                o.PARSE,
+            )
+        guard = client.lease.guard
+        if client.session_mode:
+            prepared = Prepared(sql, tail, verdict, guard)
+            self.statements[name] = prepared
+            server.push(Owed(o.PARSE, prepared=prepared, name=name))
+            return FORWARD
+        prepared = client.lease.statements.intern(
+            sql, tail, client.session.search_path(), verdict, guard
+        )
+        self.statements[name] = prepared
+        if prepared.number in server.prepared and server.status != p.FAILED:
+            self.say(server, p.PARSE_DONE, name, prepared)
+        else:
+            self.parse_on(server, prepared, hidden=False, name=name)
+        return TAKEN
+
+    def say(
+        self, server: ServerConnection, answer: bytes, name: bytes, prepared: Prepared | None
+    ) -> None:
+        """Answer in the server's place, after what it owes."""
+        if server.outstanding() == 0:
+            self.client.deliver(answer)
+        else:
+            server.push(Owed(o.LOCAL, local=answer, name=name, prepared=prepared))
+
+    def parse_on(
+        self, server: ServerConnection, prepared: Prepared, *, hidden: bool, name: bytes
+    ) -> None:
+        """Have the server prepare the statement under its interned name."""
+        known = server.prepared
+        if len(known) >= self.client.listener.max_prepared:
+            oldest = next(iter(known))
+            del known[oldest]
+            server.push(Owed(o.CLOSE, hidden=True))
+            self.client.send(p.message(p.CLOSE, b"Stenantry_%d\0" % oldest))
+        known[prepared.number] = None
+        server.push(Owed(o.PARSE, hidden=hidden, prepared=prepared, name=name))
+        self.client.send(p.message(p.PARSE, prepared.server_name + b"\0" + prepared.tail))
+
+    # --- Bind --------------------------------------------------------------------------------------
+
+    def bind(self, data: bytes, pos: i64, end: i64, size: i64) -> int:
+        client = self.client
+        limit = end if end < size else size
+        portal_end = p.cstring_end(data, pos + HEADER, limit)
+        name_end = p.cstring_end(data, portal_end + 1, limit) if portal_end >= 0 else -1
+        if name_end < 0:
+            raise e.ProtocolViolation("invalid message format")
+        name = data[portal_end + 1 : name_end]
+        prepared = self.unnamed if not name else self.statements.get(name)
+        if prepared is None and not self.prepared_in_sql(name):
+            return client.refuse(e.UnknownStatement(text(name)), o.BIND)
+        if prepared is not None:
+            refusal = self.judge_again(prepared)
+            if refusal is not None:
+                return client.refuse(refusal, o.BIND)
+        server = self.server()
+        if server is None:
+            return self.no_server()
+        self.open_portal(server, data[pos + HEADER : portal_end], prepared)
+        if prepared is None or client.session_mode:
+            server.push(o.OWED_BIND)
+            return FORWARD
+        if not name:
+            self.need_unnamed(server, prepared)
+            server.push(o.OWED_BIND)
+            return FORWARD
+        if prepared.number not in server.prepared:
+            self.parse_on(server, prepared, hidden=True, name=b"")
+        server.push(o.OWED_BIND)
+        start = data[pos + HEADER : portal_end + 1] + prepared.server_name
+        length: int = end - pos - 1 + len(prepared.server_name) - len(name)
+        client.send(b"B" + length.to_bytes(4, "big") + start + data[name_end:limit])
+        client.drop_rest = False
+        return TAKEN
+
+    def judge_again(self, prepared: Prepared) -> e.TenantryError | None:
+        """The policy may have changed since Parse."""
+        guard = self.client.lease.guard
+        if prepared.judge is not guard:
+            prepared.verdict = guard.judge(prepared.sql) or guard.learn(prepared.sql)
+            prepared.judge = guard
+        return prepared.verdict.refusal
+
+    def prepared_in_sql(self, name: bytes) -> bool:
+        """PREPARE in SQL and Parse share their names."""
+        return PREPARE_PREFIX + text(name) in self.client.session.state
+
+    def need_unnamed(self, server: ServerConnection, prepared: Prepared) -> None:
+        """The unnamed statement is the client's, but on another server than the one it has now."""
+        if server.unnamed is not prepared:
+            server.unnamed = prepared
+            server.push(Owed(o.PARSE, hidden=True))
+            self.client.send(p.message(p.PARSE, b"\0" + prepared.tail))
+
+    def open_portal(self, server: ServerConnection, name: bytes, prepared: Prepared | None) -> None:
+        if self.portals and server.status == p.IDLE and server.synced:
+            self.portals.clear()
+        if not name:
+            self.portal = prepared
+        elif prepared is not None and len(self.portals) < MAX_PORTALS:
+            self.portals[name] = prepared
+
+    # --- Describe, Execute, Close ------------------------------------------------------------------
+
+    def execute(self, data: bytes, pos: i64, end: i64) -> int:
+        client = self.client
+        portal_end = p.cstring_end(data, pos + HEADER, end)
+        if portal_end < 0:
+            raise e.ProtocolViolation("invalid message format")
+        server = client.server
+        if server is None:
+            server = client.attach()
+            if server is None:
+                return self.no_server()
+        if client.paid:
+            client.paid = False
+        else:
+            refusal = client.lease.admit()
+            if refusal is not None:
+                return client.refuse(refusal, o.EXECUTE)
+        if portal_end == pos + HEADER:
+            prepared = self.portal
+        else:
+            prepared = self.portals.get(data[pos + HEADER : portal_end])
+        client.meter.queries += 1
+        if prepared is None or prepared.verdict.plain:
+            server.push(o.OWED_EXECUTE)
+            return FORWARD
+        verdict = prepared.verdict
+        refusal = client.tie(server, verdict)
+        if refusal is not None:
+            return client.refuse(refusal, o.EXECUTE)
+        server.push(Owed(o.EXECUTE, verdict=verdict) if verdict.effects else o.OWED_EXECUTE)
+        return FORWARD
+
+    def describe(self, data: bytes, pos: i64, end: i64) -> int:
+        client = self.client
+        what, name = target(data, pos, end)
+        prepared: Prepared | None = None
+        if what == b"S":
+            prepared = self.statements.get(name) if name else self.unnamed
+            if prepared is None and not self.prepared_in_sql(name):
+                return client.refuse(e.UnknownStatement(text(name)), o.DESCRIBE)
+        server = self.server()
+        if server is None:
+            return self.no_server()
+        if prepared is None or client.session_mode or not name:
+            if prepared is not None and not client.session_mode:
+                self.need_unnamed(server, prepared)
+            server.push(o.OWED_DESCRIBE)
+            return FORWARD
+        if prepared.number not in server.prepared:
+            self.parse_on(server, prepared, hidden=True, name=b"")
+        server.push(o.OWED_DESCRIBE)
+        client.send(p.message(p.DESCRIBE, b"S" + prepared.server_name + b"\0"))
+        return TAKEN
+
+    def close(self, data: bytes, pos: i64, end: i64) -> int:
+        client = self.client
+        what, name = target(data, pos, end)
+        server = client.server
+        if what == b"P":
+            self.portals.pop(name, None)
+            if server is None:
+                client.deliver(p.CLOSE_DONE)
+                return TAKEN
+            server.push(o.OWED_CLOSE)
+            return FORWARD
+        known = self.statements.pop(name, None)
+        if not name:
+            self.unnamed = None
+        if server is None:
+            client.deliver(p.CLOSE_DONE)
+            return TAKEN
+        if known is not None and not client.session_mode:
+            self.say(server, p.CLOSE_DONE, b"", None)
+            return TAKEN
+        if not name:
+            server.unnamed = None
+        elif known is None and self.prepared_in_sql(name):
+            client.session.drop(PREPARE_PREFIX + text(name))
+            server.state = client.session.state
+        server.push(o.OWED_CLOSE)
+        return FORWARD
+
+    def deallocated(self, server: ServerConnection, verdict: Verdict) -> bool:
+        """DEALLOCATE in SQL of a statement that came by Parse: its name is known here only."""
+        if self.client.session_mode or verdict.statements != 1 or not verdict.effects:
+            return False
+        effect = verdict.effects[0]
+        if effect.kind != DEALLOCATE or server.status == p.FAILED:
+            return False
+        name = effect.key[len(PREPARE_PREFIX) :].encode()
+        if self.statements.pop(name, None) is None:
+            return False
+        answer = p.message(p.COMMAND_COMPLETE, b"DEALLOCATE\0") + p.ready(server.status)
+        alone = server.outstanding() == 0
+        self.say(server, answer, b"", None)
+        if alone:
+            self.client.server_idle(server)
+        return True
+
+
+def target(data: bytes, pos: i64, end: i64) -> tuple[bytes, bytes]:
+    """What a Describe or Close is about: b"S" or b"P", and the name."""
+    what = data[pos + HEADER : pos + HEADER + 1]
+    if (what != b"S" and what != b"P") or p.cstring_end(data, pos + HEADER + 1, end) != end - 1:
+        raise e.ProtocolViolation("invalid message format")
+    return what, data[pos + HEADER + 1 : end - 1]
+
+
+def text(name: bytes) -> str:
+    return name.decode("utf-8", "replace")

@@ -1,0 +1,149 @@
+"""What all client connections of a worker share: the address, who may log in, the cancel keys."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final, cast
+
+from events.installation import Installation
+from wire import errors as e
+from wire.identify import Identifier
+from wire.ports import Meter, Tenants
+from wire.postgres.cancel import CancelKeys
+from wire.postgres.client import ClientConnection
+from wire.postgres.startup import Startup
+from wire.postgres.tls_setup import ListenerTls
+from wire.sql import helper
+from wire.sql.guard import Guard
+from wire.tasks import spawn
+
+log = logging.getLogger("tenantry.listener")
+
+# Bytes written to a client that has not read them; above it, its server's reading is paused.
+WRITE_HIGH_WATER: Final = 256 * 1024
+# How often a draining worker looks whether its clients have left.
+DRAIN_POLL_SECONDS: Final = 0.05
+LISTEN_BACKLOG: Final = 1024
+
+
+class Listener:
+    """Accepts clients; `tenants` knows who they are."""
+
+    def __init__(
+        self,
+        installation: Installation,
+        tenants: Tenants,
+        *,
+        mock_secret: bytes,
+        tls: ListenerTls | None = None,
+        worker: int = 0,
+        forward_cancel: Callable[[int, int, bytes], None] | None = None,
+    ) -> None:
+        self.tenants = tenants
+        self.identifier = Identifier(installation.identification)
+        self.tenant_option = installation.identification.option
+        self.keys = CancelKeys(worker)
+        self.meter = Meter()
+        self.tls = tls
+        self.tls_required = installation.tls.require
+        self.mock_secret = mock_secret
+        self.auth_seconds = installation.auth.timeout_secs
+        self.max_clients = installation.limits.max_clients
+        self.max_prepared = installation.pool_mode.max_prepared_statements
+        self.clients: set[ClientConnection] = set()
+        self.draining = False
+        self._serial = 0
+        self._worker = worker
+        self._forward_cancel = forward_cancel
+        self._servers: list[asyncio.Server] = []
+
+    async def start(self, host: str, port: int, *, reuse_port: bool = False) -> int:
+        """Listen; gives the port (useful when `port` is 0). Raises OSError."""
+        # The protocols are duck-typed: a compiled class cannot inherit from asyncio's.
+        factory = cast("Callable[[], asyncio.Protocol]", self.connection)
+        server = await asyncio.get_running_loop().create_server(
+            factory, host, port, reuse_port=reuse_port, backlog=LISTEN_BACKLOG
+        )
+        self._servers.append(server)
+        number: int = server.sockets[0].getsockname()[1]
+        return number
+
+    def connection(self) -> ClientConnection:
+        return ClientConnection(self)
+
+    # --- connections ----------------------------------------------------------------------------
+
+    def opened(self, client: ClientConnection) -> None:
+        self._serial += 1
+        client.serial = self._serial
+        client.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        self.clients.add(client)
+        startup = Startup(client)
+        client.startup = startup
+        if self.draining:
+            startup.refuse(e.ShuttingDown("the proxy is shutting down"))
+            client.end(None)
+        elif self.max_clients is not None and len(self.clients) > self.max_clients:
+            startup.refuse(e.TooManyConnections("sorry, too many clients already"))
+            client.end(None)
+        else:
+            spawn(startup.run(), name="login")
+
+    def logged_in(self, client: ClientConnection) -> None:
+        if self.draining:
+            client.end(e.ShuttingDown("the proxy is shutting down"))
+
+    def gone(self, client: ClientConnection) -> None:
+        self.clients.discard(client)
+        if client.key:
+            self.keys.revoke(client.process_id, client.key)
+        if client.tenant:
+            self.tenants.closed(client)
+
+    # --- services -------------------------------------------------------------------------------
+
+    def cancel(self, process_id: int, key: bytes) -> None:
+        """A cancel request has come: for one of our clients, or for another worker's."""
+        client = self.keys.find(process_id, key)
+        if client is not None:
+            client.cancel()
+        elif self._forward_cancel is not None and key and key[0] != self._worker & 0xFF:
+            self._forward_cancel(key[0], process_id, key)
+
+    def offload(self, client: ClientConnection, guard: Guard, sql: bytes) -> None:
+        """Read a large statement in a helper process; the client waits, the others do not."""
+        spawn(self._read_elsewhere(client, guard, sql), name="read statement")
+
+    async def _read_elsewhere(self, client: ClientConnection, guard: Guard, sql: bytes) -> None:
+        try:
+            facts = await asyncio.wrap_future(helper.submit(sql))
+            guard.adopt(sql, facts)
+        except Exception as error:
+            log.warning("a statement of %d bytes could not be read: %r", len(sql), error)
+            client.end(e.TooLarge("the statement is too complex to be read"))
+            return
+        client.unblock()
+
+    # --- the end --------------------------------------------------------------------------------
+
+    async def drain(self, seconds: float) -> None:
+        """Accept nobody new, let transactions end, then close the rest."""
+        self.draining = True
+        for server in self._servers:
+            server.close()
+        error = e.ShuttingDown("terminating connection due to administrator command")
+        deadline = asyncio.get_running_loop().time() + seconds
+        while self.clients:
+            late = asyncio.get_running_loop().time() >= deadline
+            for client in list(self.clients):
+                if late or client.at_rest():
+                    client.end(error)
+            if late:
+                break
+            await asyncio.sleep(DRAIN_POLL_SECONDS)
+        while self.clients and asyncio.get_running_loop().time() < deadline + 1:
+            await asyncio.sleep(DRAIN_POLL_SECONDS)
+        for client in list(self.clients):
+            client.transport.abort()

@@ -1,0 +1,79 @@
+"""Prepared statements of one tenant: one shared record per text, under names that no client chose.
+
+In transaction pooling a client's statement must exist on whichever server it gets next. Each
+distinct statement is interned here and has a server-side name of its own; a server that lacks it
+is sent the Parse again. The key contains the search_path, because the same text may mean other
+tables under another one.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from wire.sql.verdict import Verdict
+
+# Distinct statements remembered per tenant and worker. Clients keep their own reference to what
+# they prepared, so forgetting an entry here costs a second server-side copy, never correctness.
+MAX_INTERNED: Final = 5_000
+# Statements one client may hold by name at a time; it bounds a client's memory, not its use:
+# drivers keep 100 to 1,000.
+MAX_PER_CLIENT: Final = 10_000
+
+
+class Prepared:
+    """One statement text with its parameter types, and what the guard said of it.
+
+    `tail` is the Parse message after the name: query text, zero byte, parameter types.
+    """
+
+    def __init__(
+        self,
+        sql: bytes,
+        tail: bytes,
+        verdict: Verdict,
+        judge: object,
+        number: int = 0,
+        server_name: bytes = b"",
+    ) -> None:
+        self.sql = sql
+        self.tail = tail
+        self.verdict = verdict
+        # The guard that gave the verdict: another one (the policy changed) must judge again.
+        self.judge = judge
+        self.number = number
+        self.server_name = server_name
+
+
+class Statements:
+    """The tenant's interned statements."""
+
+    def __init__(self) -> None:
+        self._interned: dict[tuple[bytes, bytes], Prepared] = {}
+        self._count = 0
+
+    def intern(
+        self, sql: bytes, tail: bytes, search_path: bytes, verdict: Verdict, judge: object
+    ) -> Prepared:
+        key = (tail, search_path)
+        found = self._interned.get(key)
+        if found is not None:
+            found.verdict = verdict
+            found.judge = judge
+            return found
+        if len(self._interned) >= MAX_INTERNED:
+            del self._interned[next(iter(self._interned))]
+        self._count += 1
+        name = b"tenantry_%d" % self._count
+        made = Prepared(sql, tail, verdict, judge, self._count, name)
+        self._interned[key] = made
+        return made
+
+    def renew(self, prepared: Prepared) -> None:
+        """Give the statement a new server-side name, so that every server prepares it again.
+
+        Needed when DDL changed its result type: servers would answer "cached plan must not change
+        result type" for ever, because the client's own second Parse would be taken for known.
+        """
+        self._count += 1
+        prepared.number = self._count
+        prepared.server_name = b"tenantry_%d" % self._count
