@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
@@ -112,31 +113,27 @@ class AsyncioFuture(pykka.Future[T]):
                 waiter.set_result(None)
 
     def __await__(self) -> Generator[Any, None, T]:
-        if not self._done:
-            yield from self._settled()
+        for source in self._sources:
+            # Until it is done; whether it went well or badly is for `get` to tell.
+            if isinstance(source, AsyncioFuture) and not source.done():
+                with contextlib.suppress(Exception):
+                    yield from source.__await__()
+        if not self._done and self._get_hook is None:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            if self._waiters is None:
+                self._waiters = [waiter]
+            else:
+                self._waiters.append(waiter)
+            try:
+                yield from waiter
+            except BaseException:
+                # Cancelled: a future that is never answered must not collect dead waiters.
+                if self._waiters is not None:
+                    self._waiters.remove(waiter)
+                raise
         return self.get()
 
     __iter__ = __await__
-
-    def _settled(self) -> Generator[Any, None, None]:
-        """Until `done`. Whether it went well or badly is for `get` to tell."""
-        for source in self._sources:
-            if isinstance(source, AsyncioFuture):
-                yield from source._settled()
-        if self._done or self._get_hook is not None:
-            return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if self._waiters is None:
-            self._waiters = [waiter]
-        else:
-            self._waiters.append(waiter)
-        try:
-            yield from waiter
-        except BaseException:
-            # Cancelled: a future that is never answered must not collect dead waiters.
-            if self._waiters is not None:
-                self._waiters.remove(waiter)
-            raise
 
     # Derived futures: pykka computes them in `get`; all that is added is what to await before.
 

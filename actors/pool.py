@@ -267,7 +267,7 @@ class TenantPool(Pool):
                 client.acquire_failed(
                     e.TooManyConnections(
                         f"no server was free within {self.acquire_seconds:g} seconds",
-                        hint="Fewer connections or shorter transactions help (pool.max_connections).",
+                        hint="Use fewer connections or shorter transactions (pool.max_connections).",
                     )
                 )
         while self.idle and self.overdue(self.idle[0], now):
@@ -299,6 +299,18 @@ class TenantPool(Pool):
         """New credentials or place: servers opened before are not lent again."""
         self.target = target
         self.valid_since = monotonic()
+
+    def close_when_idle(self) -> None:
+        """Take no new client; servers end as they come back."""
+        self.closed = True
+        self.budget.waiting.pop(self, None)
+        for client in list(self.waiters):
+            client.acquire_failed(e.ServerUnavailable("the pool is being changed; try again"))
+        self.waiters.clear()
+        while self.idle:
+            self.drop(self.idle.pop())
+        if not self.lent:
+            self.budget.pools.discard(self)
 
     def close(self) -> None:
         """End everything; clients have been told already."""

@@ -31,9 +31,11 @@ from admin.engine_process import (
     is_running,
     log_tail,
     make_folder,
+    pid_exists,
     remembered_port,
     remembered_secret,
     run_as,
+    shared_memory_users,
     signal_process,
     silent,
     unprivileged_account,
@@ -55,7 +57,7 @@ SUPERUSER: Final = "postgres"
 
 # A start that fails for these is tried again: another program took the port between our look
 # and the bind, or backends of a killed postmaster still hold the shared memory.
-PASSING_TROUBLE: Final = ("Address already in use", "shared memory block", "is another postmaster")
+PASSING_TROUBLE: Final = ("Address already in use", "shared memory block", "already exists")
 
 DURABLE: Final[Mapping[str, str]] = {
     "logging_collector": "on",  # one file per weekday, overwritten a week later
@@ -67,7 +69,6 @@ DURABLE: Final[Mapping[str, str]] = {
 FAST: Final[Mapping[str, str]] = {
     "fsync": "off",
     "full_page_writes": "off",
-    "synchronous_commit": "off",
     "logging_collector": "off",
 }
 
@@ -126,12 +127,11 @@ class EmbeddedPostgres:
 
     def down(self, say: Say = silent) -> None:
         """Stop the server: fast, then immediate, then by force."""
-        orders = [signal.SIGINT, signal.SIGQUIT, signal.SIGKILL]
         with self._lock:
             pid = self.pid()
             if pid is None:
                 return
-            for order in orders[1:] if self.fast else orders:
+            for order in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
                 signal_process(pid, order)
                 if wait_until(lambda: self.pid() is None, STOP_SECONDS):
                     say("PostgreSQL has stopped")
@@ -267,7 +267,7 @@ class EmbeddedPostgres:
             )
 
     def _configure(self, data: Path, port: int, account: Account | None) -> None:
-        """Write tenantry.conf, and remove a pid file whose pid another program has now."""
+        """Write tenantry.conf, and see to what a killed server left behind."""
         sockets = self.socket_dir()
         make_folder(sockets, 0o700, account)
         settings = {
@@ -287,8 +287,24 @@ class EmbeddedPostgres:
         write_private(path, "".join(f"{key} = '{value}'\n" for key, value in quoted))
         if account is not None:
             os.chown(path, account.uid, account.gid)
-        if self.pid() is None:
+        self._forget_strangers(data, sockets / f".s.PGSQL.{port}.lock")
+
+    def _forget_strangers(self, data: Path, socket_lock: Path) -> None:
+        """Remove lock files whose pid is another program's now, or a zombie's.
+
+        PostgreSQL would refuse to start for these. A pid that is free it sees to itself; and as
+        long as backends of a killed postmaster hold its shared memory, their lock file stays:
+        it is all that keeps two servers from writing the same files.
+        """
+        if self.pid() is not None:
+            return
+        lines = self._pid_lines()
+        if len(lines) > 6 and lines[0].isdigit() and pid_exists(int(lines[0])):
+            segment = lines[6].split()[-1:]
+            if shared_memory_users(segment[0] if segment else "") > 0:
+                return
             (data / "postmaster.pid").unlink(missing_ok=True)
+        socket_lock.unlink(missing_ok=True)
 
     def _launch(self, programs: Path, account: Account | None) -> str:
         """Start the postmaster detached; return "" when it is ready, else what it said."""

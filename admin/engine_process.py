@@ -181,6 +181,33 @@ def is_running(pid: int, mark: str) -> bool:
     return mark in seen.stdout
 
 
+def pid_exists(pid: int) -> bool:
+    """Whether any process, zombies included, has this pid; as PostgreSQL looks at it."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def shared_memory_users(segment: str) -> int:
+    """How many processes are attached to a System V segment, 0 when it is gone.
+
+    Read from /proc/sysvipc/shm (proc_sysvipc(5)); where that does not exist we cannot know and
+    count one, for the careful answer is that it is in use.
+    """
+    try:
+        lines = Path("/proc/sysvipc/shm").read_text().splitlines()
+    except OSError:
+        return 1
+    head = lines[0].split()
+    identity, attached = head.index("shmid"), head.index("nattch")
+    rows = [line.split() for line in lines[1:]]
+    return sum(int(row[attached]) for row in rows if row[identity] == segment)
+
+
 def run_as(account: Account | None, command: list[str], **environment: str) -> str:
     """Run `command` to its end as `account`; return what it printed, or raise with its words."""
     done = subprocess.run(

@@ -125,7 +125,7 @@ class Provisioner:
         vault: Sealer,
         stop: asyncio.Event,
     ) -> None:
-        """Work until `stop` is set; a run that is cut short then is finished by the next process."""
+        """Work until `stop` is set; what is cut short is finished by the next process."""
 
         def changed(kind: str, id: str) -> None:
             for each in [id] if kind == KIND_TENANT else projection.ids():

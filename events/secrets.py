@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import hmac
 import os
 import stat
 from pathlib import Path
@@ -38,6 +39,7 @@ class Vault:
         if len(key) != KEY_BYTES:
             raise SecretError(f"the secret key has {len(key)} bytes instead of {KEY_BYTES}")
         self._cipher = AESGCM(key)
+        self._key = key
         self.key_id = hashlib.sha256(b"tenantry key id" + key).hexdigest()[:8]
 
     @classmethod
@@ -61,6 +63,10 @@ class Vault:
             return cls(_decode_key(path.read_text("ascii"), str(path)))
         except (OSError, UnicodeDecodeError) as error:
             raise SecretError(f"cannot use the secret key {path}: {error}") from error
+
+    def derive(self, purpose: str) -> bytes:
+        """32 bytes that only holders of the key can compute, the same every time."""
+        return hmac.digest(self._key, b"tenantry derive " + purpose.encode(), "sha256")
 
     def seal(self, plaintext: str, purpose: str) -> str:
         """`plaintext` sealed for `purpose`; sealing twice gives two different texts."""

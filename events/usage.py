@@ -74,7 +74,12 @@ class UsagePublisher:
     """One worker's usage. `worker_id` tells people who counted; each start of it counts anew."""
 
     def __init__(
-        self, nats: Client, worker_id: str, *, replicas: int = 1, stream_bytes: int = STREAM_BYTES_MAX
+        self,
+        nats: Client,
+        worker_id: str,
+        *,
+        replicas: int = 1,
+        stream_bytes: int = STREAM_BYTES_MAX,
     ) -> None:
         self.lost = 0
         self._stream_config = _stream(replicas, stream_bytes)

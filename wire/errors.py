@@ -17,6 +17,7 @@
     ├── ServerLost                08006  502   the PostgreSQL connection broke under a statement
     ├── DuplicateStatement        42P05  409   prepared statement exists already
     ├── UnknownStatement          26000  404   prepared statement does not exist
+    ├── UnknownDatabase           3D000  404   not the tenant's
     ├── InvalidParameter          22023  400   startup parameter refused
     └── SessionNotRestored        58000  502   what the client had set cannot be set on this server
 
@@ -70,8 +71,16 @@ class Forbidden(TenantryError):
 
 
 class SyntaxRefused(TenantryError):
+    """`position` is where the error is: characters from 1 on, as PostgreSQL counts; 0: unknown."""
+
     sqlstate = "42601"
     http_status = 400
+
+    def __init__(
+        self, message: str, *, hint: str = "", detail: str = "", position: int = 0
+    ) -> None:
+        super().__init__(message, hint=hint, detail=detail)
+        self.position = position
 
 
 class RateExceeded(TenantryError):
@@ -149,6 +158,20 @@ class InvalidParameter(TenantryError):
 
     sqlstate = "22023"
     http_status = 400
+
+
+class UnknownDatabase(TenantryError):
+    """A proven client names a database that is not its tenant's."""
+
+    sqlstate = "3D000"
+    http_status = 404
+    fatal = True
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f'database "{name}" does not exist',
+            hint="Name the tenant's own database, or none.",
+        )
 
 
 class SessionNotRestored(TenantryError):

@@ -30,10 +30,21 @@ class Meter:
         self.bytes_out = 0
         self.connections = 0
         self.busy_seconds = 0.0
-        # Gauges: servers that work now, clients that keep theirs, clients connected.
+        # Gauges, which reset() leaves alone: servers that work now, clients that keep theirs, clients connected.
         self.running = 0
         self.pinned = 0
         self.clients = 0
+
+    def reset(self) -> None:
+        self.queries = 0
+        self.transactions = 0
+        self.errors = 0
+        self.refused = 0
+        self.rows_out = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.connections = 0
+        self.busy_seconds = 0.0
 
 
 class Pool:
@@ -123,7 +134,10 @@ class Tenants:
         raise NotImplementedError
 
     async def open(self, client: ClientConnection, tenant: str, database: str) -> Lease:
-        """Count the proven client in. Raises TooManyConnections and what else keeps it out."""
+        """Count the proven client in; `database` is what it named, "" for nothing.
+
+        Raises TooManyConnections, UnknownDatabase and what else keeps it out.
+        """
         raise NotImplementedError
 
     def closed(self, client: ClientConnection) -> None:

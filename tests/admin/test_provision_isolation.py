@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +30,7 @@ class Town:
 
 
 @pytest.fixture(scope="module")
-def town(lone_postgres: Postgres) -> Iterator[Town]:
+def town(lone_postgres: Postgres) -> Town:
     tenants = [
         tenant("acme", allow_ddl=True),
         tenant("plain"),
@@ -45,7 +44,7 @@ def town(lone_postgres: Postgres) -> Iterator[Town]:
             f"CREATE TABLE {schema}.orders AS SELECT '{each.id}' o", each.database
         )
     lone_postgres.execute("CREATE TABLE public.internal (id int)", "shared_db")
-    yield Town(lone_postgres, {each.id: each for each in tenants}, made)
+    return Town(lone_postgres, {each.id: each for each in tenants}, made)
 
 
 TENANTS = ["acme", "plain", "widgetco", "builder"]
@@ -97,15 +96,12 @@ def test_no_other_database_lets_it_in(town: Town, id: str) -> None:
         "GRANT pg_read_all_data TO CURRENT_USER",
         "ALTER ROLE CURRENT_USER CONNECTION LIMIT -1",
         "ALTER ROLE CURRENT_USER SUPERUSER",
-        "CREATE EXTENSION dblink",
-        "CREATE LANGUAGE c",
         "CREATE EVENT TRIGGER t ON ddl_command_start EXECUTE FUNCTION pg_catalog.now()",
     ],
 )
 def test_the_server_itself_is_out_of_reach(town: Town, id: str, statement: str) -> None:
     with town.enter(id) as conn:
-        # 22023 and 42602: PostgreSQL refuses the name before it asks for the right.
-        assert refused(conn, statement) in {PERMISSION, "22023", "0A000", "42704", "58P01"}
+        assert refused(conn, statement) == PERMISSION
 
 
 @pytest.mark.parametrize("id", ["acme", "plain"])
@@ -114,7 +110,6 @@ def test_the_server_itself_is_out_of_reach(town: Town, id: str, statement: str) 
     [
         "CREATE TABLE public.mine (id int)",
         "CREATE SCHEMA mine",
-        "CREATE EXTENSION hstore",
         "SELECT * FROM public.internal",
         "INSERT INTO public.internal VALUES (1)",
         "CREATE PUBLICATION p FOR ALL TABLES",
@@ -164,6 +159,19 @@ def test_large_objects_of_one_tenant_are_closed_to_another(town: Town) -> None:
         assert blob is not None
         assert refused(plain, f"SELECT lo_get({blob[0]})") == PERMISSION
         assert refused(plain, f"SELECT lo_unlink({blob[0]})") == PERMISSION
+
+
+def test_large_objects_stay_their_makers_when_ddl_is_taken_away(town: Town) -> None:
+    free = tenant("painter", allow_ddl=True)
+    made = make(town.server, free)
+    with login(town.server, free, made) as conn:
+        conn.execute("CREATE TABLE t (id int)")
+        ((blob,),) = conn.execute("SELECT lo_from_bytea(0, 'red')").fetchall()
+    bound = tenant("painter")
+    made = make(town.server, bound, made)
+    with login(town.server, bound, made) as conn:
+        conn.execute("SELECT lo_put(%s, 0, 'tan')", [blob])
+        assert conn.execute("SELECT lo_get(%s)", [blob]).fetchone() == (b"tan",)
 
 
 def test_more_connections_than_the_limit_are_refused(town: Town) -> None:

@@ -16,6 +16,7 @@ from events.facts import Commit
 from events.model import Provisioned
 from events.projection import Projection
 from events.settings import canonical
+from wire.tasks import spawn
 
 __all__ = ["lone_postgres"]
 
@@ -58,7 +59,7 @@ def follow(server: Postgres, log: Log, steps: Any, password: str = "") -> Provis
 
     async def scene() -> None:
         stop = asyncio.Event()
-        running = asyncio.create_task(at_work.run(log.projection, log, VAULT, stop))
+        running = spawn(at_work.run(log.projection, log, VAULT, stop), name="provisioner")
         try:
             await asyncio.wait_for(steps(at_work), 30)
         finally:

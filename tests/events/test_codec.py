@@ -7,10 +7,11 @@ from typing import Any
 
 import orjson
 import pytest
-from events.codec import Codec, decode, encode
-from events.facts import FACTS, Commit, Fact, TenantCreated, TenantDisabled, Undecodable
 from hypothesis import given
 from hypothesis import strategies as st
+
+from events.codec import Codec, decode, encode
+from events.facts import FACTS, Commit, Fact, TenantCreated, TenantDisabled, Undecodable
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -63,12 +64,19 @@ def test_a_fact_that_cannot_be_read_says_why(change: dict[str, Any], reason: str
     assert decoded.id == "c1"
 
 
-@given(st.binary(max_size=60) | st.recursive(
-    st.none() | st.integers(-5, 5) | st.text(max_size=4),
-    lambda below: st.lists(below, max_size=3)
-    | st.dictionaries(st.sampled_from(["v", "id", "actor", "time", "events", "type", "data"]), below),
-    max_leaves=15,
-))
+@given(
+    st.binary(max_size=60)
+    | st.recursive(
+        st.none() | st.integers(-5, 5) | st.text(max_size=4),
+        lambda below: (
+            st.lists(below, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["v", "id", "actor", "time", "events", "type", "data"]), below
+            )
+        ),
+        max_leaves=15,
+    )
+)
 def test_any_bytes_are_a_commit_or_marked_as_none(data: Any) -> None:
     raw = data if isinstance(data, bytes) else orjson.dumps(data)
     decoded = decode(raw)

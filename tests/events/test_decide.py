@@ -6,6 +6,9 @@ import math
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from events import codec
 from events.commands import (
     ChangeTenant,
@@ -32,8 +35,6 @@ from events.facts import (
     Undecodable,
 )
 from events.projection import Projection
-from hypothesis import given
-from hypothesis import strategies as st
 
 VERIFIER = "SCRAM-SHA-256$4096:c2FsdA==$a2V5:a2V5"
 SEALED = "sealed:1:0badcafe:AAAA"
@@ -70,7 +71,10 @@ def test_put_makes_then_changes_then_does_nothing() -> None:
     settings = {"name": "Acme", "rate_limits": {"qps_limit": 100, "max_query_duration": "1m"}}
     assert world.does(PutTenant(id="acme", settings=settings)) == [
         TenantCreated(
-            settings={"name": "Acme", "rate_limits": {"qps_limit": 100.0, "max_query_duration": 60.0}}
+            settings={
+                "name": "Acme",
+                "rate_limits": {"qps_limit": 100.0, "max_query_duration": 60.0},
+            }
         )
     ]
     assert world.does(PutTenant(id="acme", settings=settings)) == []
@@ -205,7 +209,10 @@ def test_provisioning_is_recorded_once() -> None:
 
 def test_the_installation_is_stored_whole_and_once() -> None:
     world = World()
-    settings = {"pool": {"max_connections": 50, "idle_timeout_secs": "5m"}, "nodes": [{"host": "db"}]}
+    settings = {
+        "pool": {"max_connections": 50, "idle_timeout_secs": "5m"},
+        "nodes": [{"host": "db"}],
+    }
     facts = world.does(PutInstallation(settings=settings))
     assert facts == [
         InstallationChanged(
@@ -235,7 +242,9 @@ def test_the_installation_is_checked_too() -> None:
 
 def test_defaults_lie_between_built_in_values_and_the_tenants_own() -> None:
     world = World(
-        PutInstallation(settings={"defaults": {"rate_limits": {"qps_limit": 7, "max_connections": 3}}}),
+        PutInstallation(
+            settings={"defaults": {"rate_limits": {"qps_limit": 7, "max_connections": 3}}}
+        ),
         PutTenant(id="acme", settings={"rate_limits": {"max_connections": 5}}),
     )
     before = world.projection.tenant("acme")

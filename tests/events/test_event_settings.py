@@ -6,11 +6,12 @@ import copy
 from typing import Any
 
 import pytest
-from events.model import Model, Tenant
-from events.settings import canonical, diff, merge, prune, read_leniently
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+
+from events.model import Model, Tenant
+from events.settings import canonical, diff, merge, prune, read_leniently
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.lists(st.integers())
 TREES = st.recursive(

@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from events import codec
 from events.facts import (
     Commit,
@@ -18,8 +21,6 @@ from events.facts import (
     Undecodable,
 )
 from events.projection import COMMANDS_REMEMBERED_MAX, RESOLVED_MAX, GapError, Projection, Seen
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 class Story:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from events.secrets import KEY_VARIABLE, SecretError, Vault, is_sealed, node_purpose, seal_nodes
 
 

@@ -1,5 +1,4 @@
-"""Invariant: whatever bytes come during a login, only wire.errors come out, and no proof is accepted
-but the exact one.
+"""Invariant: whatever bytes come in a login, only wire.errors come out, and no false proof passes.
 
 Fuzzed: ScramServer, ScramClient, ServerLogin, parse_verifier, TlsEndpoint, parse_options. Cases are
 mutations of a true exchange, so that they get past the first check.

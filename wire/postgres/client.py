@@ -95,7 +95,7 @@ class ClientConnection:
         self.waiting = False
         self.pinned = False
 
-    # --- asyncio protocol --------------------------------------------------------------------------
+    # --- asyncio protocol -------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self.transport = transport
@@ -141,7 +141,7 @@ class ClientConnection:
         if self.server is not None:
             self.server.transport.resume_reading()
 
-    # --- writing -----------------------------------------------------------------------------------
+    # --- writing ----------------------------------------------------------------------------------
 
     def deliver(self, data: bytes) -> None:
         if not self.closed:
@@ -158,7 +158,7 @@ class ClientConnection:
         self.leave_server()
         self.transport.close()
 
-    # --- reading requests --------------------------------------------------------------------------
+    # --- reading requests -------------------------------------------------------------------------
 
     def process(self, data: bytes) -> None:
         """Handle every whole message of `data`; keep the rest for the next call."""
@@ -267,7 +267,7 @@ class ClientConnection:
             self.server.write(b"".join(self.out))
         self.out = None
 
-    # --- one request -------------------------------------------------------------------------------
+    # --- one request ------------------------------------------------------------------------------
 
     def request(self, kind: int, data: bytes, pos: i64, end: i64, size: i64) -> int:
         phase = self.phase
@@ -398,7 +398,7 @@ class ClientConnection:
         server.push(o.OWED_QUERY)
         return FORWARD
 
-    # --- judging and admission ---------------------------------------------------------------------
+    # --- judging and admission --------------------------------------------------------------------
 
     def learn(self, sql: bytes) -> Verdict | None:
         """Have an unknown statement read; None when that happens elsewhere and takes a moment."""
@@ -512,7 +512,7 @@ class ClientConnection:
             self.deliver(b"".join(changed))
         self.parameters = new
 
-    # --- refusing ----------------------------------------------------------------------------------
+    # --- refusing ---------------------------------------------------------------------------------
 
     def refuse_pending(self, what: int) -> int:
         error = self.pending
@@ -532,8 +532,7 @@ class ClientConnection:
             raise error
         said = p.error_response(error)
         server = self.server
-        if server is None or (
-XX:
+        if server is None or server.at_rest():
             if what == o.QUERY:
                 self.deliver(said + p.READY_IDLE)
             else:
@@ -547,7 +546,7 @@ XX:
             self.send(REFUSED_PARSE)
         return TAKEN
 
-    # --- letting a server go -----------------------------------------------------------------------
+    # --- letting a server go ----------------------------------------------------------------------
 
     def server_idle(self, server: ServerConnection) -> None:
         """Nothing is owed. Outside a transaction the server goes back, if nothing ties it here."""
@@ -643,7 +642,7 @@ XX:
         if self.extended is not None:
             self.extended.statements.pop(name, None)
 
-    # --- blocking ----------------------------------------------------------------------------------
+    # --- blocking ---------------------------------------------------------------------------------
 
     def block(self) -> None:
         if not self.blocked:

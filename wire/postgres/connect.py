@@ -42,6 +42,15 @@ class Target:
         self.password = password
         self.tls = tls
 
+    def same(self, other: Target) -> bool:
+        return (self.host, self.port, self.database, self.user, self.password) == (
+            other.host,
+            other.port,
+            other.database,
+            other.user,
+            other.password,
+        )
+
 
 class _Login:
     """The protocol of the connection until login is over."""

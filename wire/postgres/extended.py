@@ -62,7 +62,7 @@ class Extended:
     def no_server(self) -> int:
         return WAIT if self.client.blocked else self.client.refuse_pending(o.PARSE)
 
-    # --- Parse -------------------------------------------------------------------------------------
+    # --- Parse ------------------------------------------------------------------------------------
 
     def parse(self, data: bytes, pos: i64, end: i64) -> int:
         client = self.client
@@ -143,7 +143,7 @@ class Extended:
         server.push(Owed(o.PARSE, hidden=hidden, prepared=prepared, name=name))
         self.client.send(p.message(p.PARSE, prepared.server_name + b"\0" + prepared.tail))
 
-    # --- Bind --------------------------------------------------------------------------------------
+    # --- Bind -------------------------------------------------------------------------------------
 
     def bind(self, data: bytes, pos: i64, end: i64, size: i64) -> int:
         client = self.client
@@ -207,7 +207,7 @@ class Extended:
         elif prepared is not None and len(self.portals) < MAX_PORTALS:
             self.portals[name] = prepared
 
-    # --- Describe, Execute, Close ------------------------------------------------------------------
+    # --- Describe, Execute, Close -----------------------------------------------------------------
 
     def execute(self, data: bytes, pos: i64, end: i64) -> int:
         client = self.client

@@ -143,7 +143,6 @@ class Listener:
             if late:
                 break
             await asyncio.sleep(DRAIN_POLL_SECONDS)
-        while self.clients and asyncio.get_running_loop().time() < deadline + 1:
-            await asyncio.sleep(DRAIN_POLL_SECONDS)
+        await asyncio.sleep(DRAIN_POLL_SECONDS)
         for client in list(self.clients):
             client.transport.abort()

@@ -108,7 +108,7 @@ class ServerConnection:
         self.cancels = 0
         self.release_after_cancel = False
 
-    # --- asyncio protocol --------------------------------------------------------------------------
+    # --- asyncio protocol -------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self.transport = transport
@@ -139,7 +139,7 @@ class ServerConnection:
         if self.client is not None:
             self.client.hold(False)
 
-    # --- writing -----------------------------------------------------------------------------------
+    # --- writing ----------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
         self.transport.write(data if self.tls is None else self.tls.send(data))
@@ -183,7 +183,7 @@ class ServerConnection:
     def outstanding(self) -> i64:
         return len(self.owed) - self.head
 
-    # --- reading -----------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------
 
     def scan(self, data: bytes) -> None:
         """Read headers up to the end of `data`; pass on what the client should see."""
@@ -516,7 +516,7 @@ class ServerConnection:
                 kept.append(self.owed[at - 1])
         self.owed[self.head :] = kept + self.owed[at:]
 
-    # --- the list of what is owed ------------------------------------------------------------------
+    # --- the list of what is owed -----------------------------------------------------------------
 
     def pop(self) -> None:
         self.head += 1
@@ -539,7 +539,7 @@ class ServerConnection:
         self.addition += b"".join(said)
         return ADD
 
-    # --- requests of the proxy's own ---------------------------------------------------------------
+    # --- requests of the proxy's own --------------------------------------------------------------
 
     def ask(self, statements: list[bytes], last: int) -> None:
         """Run statements of our own, each a Query by itself; the client sees none of it."""
@@ -567,7 +567,7 @@ class ServerConnection:
         self.prepared.clear()
         self.unnamed = None
 
-    # --- cancel and end ----------------------------------------------------------------------------
+    # --- cancel and end ---------------------------------------------------------------------------
 
     def cancel(self, reason: TenantryError | None = None) -> None:
         """Ask PostgreSQL to stop the current statement; `reason` replaces its error text."""

@@ -141,7 +141,10 @@ class Startup:
         tenant = await self.authenticate(user, database, parameters)
         client = self.client
         client.tenant = tenant
-        client.lease = await self.listener.tenants.open(client, tenant, database)
+        client.lease = await self.listener.tenants.open(
+            # libpq sends the user's name when no database is named.
+            client, tenant, "" if database == user else database
+        )
         client.meter = client.lease.meter
         self.send(p.AUTHENTICATION_OK)
         await self.first_server(settings)

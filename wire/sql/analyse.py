@@ -13,9 +13,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 import orjson
-from postgast.native import lib
 
-from wire.errors import NotSupported, SyntaxRefused, TenantryError, TooLarge
+from wire.errors import NotSupported, SyntaxRefused, TooLarge
+from wire.sql import effects, libpg
 from wire.sql import verdict as v
 from wire.sql.builtins import BUILTINS
 from wire.sql.commands import (
@@ -23,77 +23,45 @@ from wire.sql.commands import (
     DDL,
     LOCKING,
     OBJECT_FIELDS,
-    READ_ONLY,
-    READING,
     SYSTEM,
     SYSTEM_OBJECTS,
-    TRUE,
     UNLOCKING,
-    client_only_encoding,
     system_function,
 )
+from wire.sql.facts import Facts, Statement
 from wire.sql.template import PUNCTUATION, tokens
 
-_HOLD: Final = 0x20  # CURSOR_OPT_HOLD
 _ROW_SHARE: Final = 2  # LOCK TABLE modes above this one conflict with writers
 _NO_SCOPE: Final[frozenset[str]] = frozenset()
 
-_TRANSACTION: Final[dict[str, int]] = {
-    "TRANS_STMT_BEGIN": v.BEGIN,
-    "TRANS_STMT_START": v.BEGIN,
-    "TRANS_STMT_COMMIT": v.COMMIT,
-    "TRANS_STMT_PREPARE": v.COMMIT,
-    "TRANS_STMT_ROLLBACK": v.ROLLBACK,
-    "TRANS_STMT_SAVEPOINT": v.SAVEPOINT,
-    "TRANS_STMT_RELEASE": v.RELEASE,
-    "TRANS_STMT_ROLLBACK_TO": v.ROLLBACK_TO,
-}
 _MERGE: Final = {"CMD_INSERT": "INSERT", "CMD_UPDATE": "UPDATE", "CMD_DELETE": "DELETE"}
 
-
-class Statement:
-    """The facts of one top-level statement.
-
-    operations  what it does, EXPLAIN and PREPARE taken as what they wrap: SELECT, INSERT, UPDATE
-                (SELECT … FOR UPDATE counts), DELETE, TRUNCATE, LOCK, CALL, DO
-    ddl         verb of the schema change, or ""
-    system      what reaches beyond the tenant's own data (server files, roles …), or ""
-    relations   (schema or "", name) of every table, view … it names, except its own CTEs
-    functions   names of the functions called, with their schema if written
-    writes      may write, in PostgreSQL's sense of a read-only transaction
-    read_write  asks for a transaction that is not read-only
-    forbidden   why nobody may run it, or ""
-    literal     the facts depend on the value of a literal
-    effect, key, start, end   as in verdict.Effect; the text is sql[start:end]
-    """
-
-    def __init__(self) -> None:
-        self.operations: set[str] = set()
-        self.ddl = ""
-        self.system = ""
-        self.relations: set[tuple[str, str]] = set()
-        self.functions: set[str] = set()
-        self.explain = False
-        self.writes = False
-        self.read_write = False
-        self.forbidden = ""
-        self.literal = False
-        self.pin = ""
-        self.unsure = False
-        self.unpin = False
-        self.block = False
-        self.effect = v.NONE
-        self.key = ""
-        self.start = 0
-        self.end = 0
-
-
-class Facts:
-    """The facts of a text. `exact`: they hold for this text only, not for all of its template."""
-
-    def __init__(self, statements: list[Statement]) -> None:
-        self.statements = statements
-        self.exact = any([s.literal for s in statements])
+# Always allowed by themselves; what they wrap is judged.
+_PLAIN: Final = frozenset(
+    [
+        "VariableSetStmt",
+        "VariableShowStmt",
+        "TransactionStmt",
+        "PrepareStmt",
+        "DeallocateStmt",
+        "DeclareCursorStmt",
+        "FetchStmt",
+        "ClosePortalStmt",
+        "DiscardStmt",
+        "ConstraintsSetStmt",
+        "ReturnStmt",
+    ]
+)
+# Statements that are an operation of their own. Who listens learns what others do, so LISTEN (and
+# its like) needs what reading needs.
+_OPERATIONS: Final[dict[str, str]] = {
+    "TruncateStmt": "TRUNCATE",
+    "CallStmt": "CALL",
+    "DoStmt": "DO",
+    "ListenStmt": "SELECT",
+    "UnlistenStmt": "SELECT",
+    "NotifyStmt": "SELECT",
+}
 
 
 def parse(sql: bytes) -> list[dict[str, Any]]:
@@ -101,17 +69,11 @@ def parse(sql: bytes) -> list[dict[str, Any]]:
 
     Raises SyntaxRefused (PostgreSQL's own message), TooLarge, NotSupported.
     """
-    result = lib.pg_query_parse(sql)
-    try:
-        if result.error:
-            error = result.error.contents
-            message = (error.message or b"syntax error").decode(errors="replace")
-            if message.startswith("memory exhausted"):
-                raise TooLarge("statement is nested too deeply to be judged")
-            raise SyntaxRefused(message, position=max(error.cursorpos, 0))
-        tree: bytes = result.parse_tree
-    finally:
-        lib.pg_query_free_parse_result(result)
+    tree, message, position = libpg.parse(sql)
+    if message.startswith("memory exhausted"):
+        raise TooLarge("statement is nested too deeply to be judged")
+    if message:
+        raise SyntaxRefused(message, position=position)
     try:
         statements: list[dict[str, Any]] = orjson.loads(tree).get("stmts", [])
     except orjson.JSONDecodeError as error:
@@ -181,48 +143,23 @@ def _translate(statement: Statement, text: bytes) -> None:
         statement.pin = "a name that is not UTF-8"
 
 
-def _const(node: Any) -> str | None:
-    """The value of a literal as text; None for anything else."""
-    if not isinstance(node, dict):
-        return None
-    const = node.get("A_Const")
-    if const is None:
-        return None
-    if "sval" in const:
-        return str(const["sval"].get("sval", ""))
-    if "boolval" in const:
-        return "true" if const["boolval"].get("boolval") else "false"
-    if "ival" in const:
-        return str(const["ival"].get("ival", 0))
-    if "fval" in const:
-        return str(const["fval"].get("fval", ""))
-    return None
-
-
-def _names(items: Any) -> list[str]:
-    """The strings of a list of String nodes."""
-    return [i["String"].get("sval", "") for i in items if isinstance(i, dict) and "String" in i]
-
-
 class _Walk:
     """Walks one statement's tree and collects its facts in `out`."""
 
     def __init__(self, root: dict[str, Any]) -> None:
         self.out = Statement()
-        self.body = False  # below a query that is stored, not run
+        self.body = False  # in a statement whose queries are stored, not run
         self.stack: list[tuple[Any, frozenset[str]]] = [(root, _NO_SCOPE)]
-        kind = next(iter(root))
-        _root(self.out, kind, root[kind])
+        for kind, node in root.items():
+            effects.session(self.out, kind, node)
         while self.stack:
             value, scope = self.stack.pop()
-            if isinstance(value, list):
-                for item in value:
-                    if isinstance(item, dict):
-                        self.stack.append((item, scope))
-                    elif isinstance(item, list):
-                        self.stack.append((item, scope))
-            else:
+            if isinstance(value, dict):
                 self._node(value, scope)
+            else:
+                for item in value:
+                    if isinstance(item, (dict, list)):
+                        self.stack.append((item, scope))
 
     def _node(self, node: dict[str, Any], scope: frozenset[str]) -> None:
         if "relpersistence" in node and "relname" in node:
@@ -231,70 +168,43 @@ class _Walk:
         if "withClause" in node:
             scope = self._with(node["withClause"], scope)
         for key, child in node.items():
-            if not isinstance(child, dict):
-                if isinstance(child, list) and key != "lockedRels":
+            if isinstance(child, dict):
+                if key == "RangeVar":
+                    if "schemaname" in child or child.get("relname") not in scope:
+                        self._relation(child)
+                elif key == "withClause":
+                    pass  # queued above
+                elif key.endswith("Stmt"):
+                    self._statement(key, child, scope)
+                else:
+                    if key in ("FuncCall", "funccall"):
+                        self._function(child)
+                    elif key == "intoClause":
+                        self._ddl("CREATE")
                     self.stack.append((child, scope))
-                continue
-            if key == "RangeVar":
-                if "schemaname" in child or child.get("relname") not in scope:
-                    self._relation(child)
-            elif key == "withClause":
-                continue
-            elif key == "FuncCall" or key == "funccall":
-                self._function(child)
-                self.stack.append((child, scope))
-            elif key.endswith("Stmt"):
-                self._statement(key, child, scope)
-            else:
-                self.stack.append((child, scope))
+            elif isinstance(child, list):
+                if key == "lockingClause":
+                    # As PostgreSQL's privileges have it: who may update may lock rows.
+                    # The names in it are aliases of tables in FROM.
+                    self._operation("UPDATE")
+                else:
+                    self.stack.append((child, scope))
 
     def _with(self, clause: dict[str, Any], scope: frozenset[str]) -> frozenset[str]:
-        """Queues the CTEs' queries; returns the scope of the statement they belong to."""
+        """Queues the CTEs' queries; returns the scope of the statement that they belong to."""
         ctes = [cte["CommonTableExpr"] for cte in clause.get("ctes", [])]
         everything = scope | {cte["ctename"] for cte in ctes}
         for cte in ctes:
-            # Without RECURSIVE a CTE sees those before it only.
+            # Without RECURSIVE a CTE sees only those before it.
             self.stack.append((cte, everything if clause.get("recursive") else scope))
             scope = scope | {cte["ctename"]}
         return everything
 
     def _relation(self, node: dict[str, Any]) -> None:
         schema = node.get("schemaname", "")
-        self.out.relations.add((schema, node["relname"]))
-        if node["relpersistence"] == "t":
+        self.out.relations.add((schema, node.get("relname", "")))
+        if node.get("relpersistence") == "t" or (self.out.ddl and schema.startswith("pg_temp")):
             self.out.pin = "temporary objects"
-
-    def _statement(self, kind: str, node: dict[str, Any], scope: frozenset[str]) -> None:
-        out = self.out
-        if kind in BODIES:
-            self.body = True
-        if kind == "SelectStmt":
-            self._select(node)
-        elif kind == "InsertStmt":
-            self._operation("INSERT")
-            source = node.get("selectStmt", {}).get("SelectStmt")
-            if source is not None and "valuesLists" in source:
-                # VALUES reads no table; what it holds may.
-                self._queue_query(source, scope)
-                node = {k: child for k, child in node.items() if k != "selectStmt"}
-        elif kind in ("UpdateStmt", "DeleteStmt"):
-            self._operation("UPDATE" if kind == "UpdateStmt" else "DELETE")
-            if node.get("fromClause") or node.get("usingClause"):
-                self._operation("SELECT")
-            if ("", "pg_settings") == _target(node) or _target(node)[0] == "pg_catalog":
-                out.forbidden = "catalogs cannot be changed; use SET for settings"
-        elif kind == "MergeStmt":
-            self._operation("SELECT")
-            for clause in node.get("mergeWhenClauses", []):
-                operation = _MERGE.get(clause["MergeWhenClause"].get("commandType", ""))
-                if operation is not None:
-                    self._operation(operation)
-        elif kind not in _PLAIN:
-            _command(out, kind, node)
-        self._queue_query(node, scope)
-
-    def _queue_query(self, node: dict[str, Any], scope: frozenset[str]) -> None:
-        self.stack.append((node, scope))
 
     def _operation(self, name: str) -> None:
         if not self.body:
@@ -302,22 +212,106 @@ class _Walk:
             if name != "SELECT":
                 self.out.writes = True
 
-    def _select(self, node: dict[str, Any]) -> None:
-        self._operation("SELECT")
-        if "intoClause" in node:
-            self.out.ddl = "CREATE"
-            self.out.writes = True
-        if "lockingClause" in node:
-            # As PostgreSQL's privileges have it: locking rows is the right of who may update.
-            self._operation("UPDATE")
+    def _ddl(self, verb: str) -> None:
+        self.out.ddl = verb
+        self.out.writes = True
+
+    def _statement(self, kind: str, node: dict[str, Any], scope: frozenset[str]) -> None:
+        if kind == "SelectStmt":
+            self._operation("SELECT")
+        elif kind == "InsertStmt":
+            self._operation("INSERT")
+            self._changed(node)
+            source = node.get("selectStmt", {}).get("SelectStmt", {})
+            if "valuesLists" in source:
+                # VALUES reads no table; what stands in it may.
+                within = self._with(node["withClause"], scope) if "withClause" in node else scope
+                self.stack.append((source, within))
+                rest = {k: c for k, c in node.items() if k not in ("selectStmt", "withClause")}
+                self.stack.append((rest, within))
+                return
+        elif kind in ("UpdateStmt", "DeleteStmt"):
+            self._operation("UPDATE" if kind == "UpdateStmt" else "DELETE")
+            self._changed(node)
+            if "fromClause" in node or "usingClause" in node:
+                self._operation("SELECT")
+        elif kind == "MergeStmt":
+            self._operation("SELECT")
+            self._changed(node)
+            for clause in node.get("mergeWhenClauses", []):
+                action = clause["MergeWhenClause"].get("commandType", "")
+                if action in _MERGE:
+                    self._operation(_MERGE[action])
+        elif kind not in _PLAIN:
+            self._command(kind, node)
+        self.stack.append((node, scope))
+
+    def _changed(self, node: dict[str, Any]) -> None:
+        target = node.get("relation", {})
+        if target.get("relname") == "pg_settings":
+            # It has a rule that does what set_config does, on values that we do not see.
+            self.out.forbidden = "pg_settings cannot be changed; use SET"
+
+    def _command(self, kind: str, node: dict[str, Any]) -> None:
+        out = self.out
+        if kind in _OPERATIONS:
+            self._operation(_OPERATIONS[kind])
+        elif kind == "ExplainStmt":
+            out.explain = True
+        elif kind == "ExecuteStmt":
+            # What it runs was judged when it was prepared; what that does to the session is
+            # remembered nowhere.
+            out.unsure = True
+        elif kind == "CopyStmt":
+            self._copy(node)
+        elif kind == "LockStmt":
+            self._operation("LOCK" if node.get("mode", 0) > _ROW_SHARE else "SELECT")
+        else:
+            self.body = self.body or kind in BODIES
+            self._schema_change(kind, node)
+
+    def _copy(self, node: dict[str, Any]) -> None:
+        if "relation" in node:
+            self._operation("INSERT" if node.get("is_from") else "SELECT")
+            if node.get("is_from"):
+                self._changed(node)
+        if node.get("is_program"):
+            self.out.system = "COPY with PROGRAM"
+        elif "filename" in node:
+            self.out.system = "COPY with a file of the server"
+
+    def _schema_change(self, kind: str, node: dict[str, Any]) -> None:
+        out = self.out
+        out.system = SYSTEM.get(kind, out.system)
+        verb = DDL.get(kind, "ALTER" if kind.startswith("Alter") else kind.removesuffix("Stmt"))
+        if kind == "GrantStmt" and not node.get("is_grant"):
+            verb = "REVOKE"
+        elif kind == "VacuumStmt" and not node.get("is_vacuumcmd"):
+            verb = "ANALYZE"
+        self._ddl(SYSTEM.get(kind, verb))
+        for field in OBJECT_FIELDS:
+            if node.get(field) in SYSTEM_OBJECTS:
+                out.system = f"{verb} of {SYSTEM_OBJECTS[node[field]]}"
+        # Names that are lists of words here, not RangeVar nodes.
+        for field in ("funcname", "defnames", "domainname", "typeName"):
+            if isinstance(node.get(field), list) and "pg_temp" in effects.names(node[field])[:1]:
+                out.pin = "temporary objects"
+        objects = node.get("objects", [])
+        for named in [*objects, node.get("object")]:
+            if isinstance(named, dict) and "List" in named:
+                words = effects.names(named["List"].get("items", []))
+                if node.get("objtype") == "OBJECT_COLUMN":
+                    words = words[:-1]
+                if words:
+                    out.relations.add((words[-2] if len(words) > 1 else "", words[-1]))
 
     def _function(self, node: dict[str, Any]) -> None:
         out = self.out
-        names = _names(node.get("funcname", []))
-        if not names:
+        words = effects.names(node.get("funcname", []))
+        if not words:
             return
-        name = names[-1]
-        out.functions.add(".".join(names))
+        name = words[-1]
+        out.functions.add(".".join(words))
         if system_function(name):
             if not _own_backend(name, node):
                 out.system = f"function {name}"
@@ -326,7 +320,17 @@ class _Walk:
         elif name in UNLOCKING:
             out.unpin = True
         elif name == "set_config":
-            _set_config(out, node.get("args", []))
-        elif name not in BUILTINS or (len(names) > 1 and names[-2] != "pg_catalog"):
-            if names[0] != "information_schema":
-                out.unsure = True
+            effects.set_config(out, node.get("args", []))
+        elif words[0] != "information_schema" and (
+            name not in BUILTINS or (len(words) > 1 and words[-2] != "pg_catalog")
+        ):
+            out.unsure = True
+
+
+def _own_backend(name: str, node: dict[str, Any]) -> bool:
+    """Whether the call is pg_terminate_backend(pg_backend_pid()), which only ends the caller."""
+    args = node.get("args", [])
+    if name != "pg_terminate_backend" or len(args) != 1:
+        return False
+    inner = args[0].get("FuncCall", {})
+    return effects.names(inner.get("funcname", []))[-1:] == ["pg_backend_pid"]

@@ -107,12 +107,26 @@ OBJECT_FIELDS: Final = ("removeType", "renameType", "objectType", "objtype")
 BODIES: Final = frozenset({"ViewStmt", "RuleStmt", "CreateFunctionStmt"})
 
 SYSTEM_FUNCTIONS: Final = frozenset(
-    """
-    lo_import lo_export pg_stat_file pg_reload_conf pg_rotate_logfile pg_switch_wal pg_promote
-    pg_cancel_backend pg_terminate_backend pg_current_logfile pg_hba_file_rules
-    pg_ident_file_mappings pg_show_all_file_settings pg_sync_replication_slots
-    pg_import_system_collations pg_nextoid pg_stop_making_pinned_objects pg_extension_config_dump
-    """.split()
+    [
+        "lo_import",
+        "lo_export",
+        "pg_stat_file",
+        "pg_reload_conf",
+        "pg_rotate_logfile",
+        "pg_switch_wal",
+        "pg_promote",
+        "pg_cancel_backend",
+        "pg_terminate_backend",
+        "pg_current_logfile",
+        "pg_hba_file_rules",
+        "pg_ident_file_mappings",
+        "pg_show_all_file_settings",
+        "pg_sync_replication_slots",
+        "pg_import_system_collations",
+        "pg_nextoid",
+        "pg_stop_making_pinned_objects",
+        "pg_extension_config_dump",
+    ]
 )
 SYSTEM_PREFIXES: Final = (
     *("pg_read_", "pg_ls_", "pg_file_", "pg_logical", "pg_replication_", "pg_create_", "pg_copy_"),
@@ -121,12 +135,15 @@ SYSTEM_PREFIXES: Final = (
 )
 
 LOCKING: Final = frozenset(
-    """
-    pg_advisory_lock pg_advisory_lock_shared pg_try_advisory_lock pg_try_advisory_lock_shared
-    """.split()
+    [
+        "pg_advisory_lock",
+        "pg_advisory_lock_shared",
+        "pg_try_advisory_lock",
+        "pg_try_advisory_lock_shared",
+    ]
 )
 UNLOCKING: Final = frozenset(
-    "pg_advisory_unlock pg_advisory_unlock_shared pg_advisory_unlock_all".split()
+    ["pg_advisory_unlock", "pg_advisory_unlock_shared", "pg_advisory_unlock_all"]
 )
 
 # Settings that would make the server read a text otherwise than we do, with the values that do not.
@@ -139,10 +156,25 @@ TRUE: Final = READING["standard_conforming_strings"]
 # Encodings that only clients may use: a byte of a character may be a quote or a backslash there, so
 # what we read is not what the server reads (https://www.postgresql.org/docs/18/multibyte.html).
 _CLIENT_ONLY: Final = frozenset(
-    """
-    sjis mskanji shiftjis win932 windows932 shiftjis2004 big5 win950 windows950 gbk win936
-    windows936 uhc win949 windows949 gb18030 johab
-    """.split()
+    [
+        "sjis",
+        "mskanji",
+        "shiftjis",
+        "win932",
+        "windows932",
+        "shiftjis2004",
+        "big5",
+        "win950",
+        "windows950",
+        "gbk",
+        "win936",
+        "windows936",
+        "uhc",
+        "win949",
+        "windows949",
+        "gb18030",
+        "johab",
+    ]
 )
 
 

@@ -1,0 +1,211 @@
+"""The tenant's actor: the only writer of its pool, limits and leases on this worker."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from time import monotonic
+from typing import Final
+
+from actors.lease import TenantLease, share
+from actors.limits import TokenBucket
+from actors.messages import ConfigChanged, ConnectionClosed, OpenLease, Tick
+from actors.pool import Budget, TenantPool
+from actors.runtime import AsyncioActor
+from events.installation import Installation
+from events.model import Tenant
+from events.usage import Delta
+from wire import errors as e
+from wire.ports import Meter
+from wire.postgres.client import ClientConnection
+from wire.postgres.connect import Target
+from wire.postgres.prepared import Statements
+from wire.sql.guard import Guard
+
+log = logging.getLogger("tenantry.tenant")
+
+NOT_AVAILABLE: Final = "the tenant is not available"
+
+
+class Surroundings:
+    """What the actors of one worker share."""
+
+    def __init__(
+        self,
+        *,
+        tenant: Callable[[str], Tenant | None],
+        target: Callable[[Tenant], Target],
+        budget: Budget,
+        installation: Installation,
+        workers: int,
+        record: Callable[[str, Delta], None],
+    ) -> None:
+        self.tenant = tenant
+        self.target = target
+        self.budget = budget
+        self.installation = installation
+        self.workers = workers
+        self.record = record
+
+
+class TenantActor(AsyncioActor):
+    """One tenant on one worker, from its first connection until it has been idle for a while."""
+
+    def __init__(self, id: str, around: Surroundings) -> None:
+        super().__init__()
+        self.id = id
+        self.around = around
+        self.clients: set[ClientConnection] = set()
+        self.meter = Meter()
+        self.statements = Statements()
+        self.bucket = TokenBucket(0.0, 1.0)
+        self.tenant: Tenant | None = None
+        self.pool: TenantPool | None = None
+        self.budget: Budget | None = None
+        self.lease: TenantLease | None = None
+
+    def on_start(self) -> None:
+        self.load()
+
+    def on_stop(self) -> None:
+        self.dismiss()
+        self.collect()
+
+    def on_failure(self, *_: object) -> None:
+        self.dismiss()
+
+    def on_receive(self, message: object) -> object:
+        if isinstance(message, OpenLease):
+            return self.open(message.connection)
+        if isinstance(message, ConnectionClosed):
+            self.close(message.connection)
+        elif isinstance(message, ConfigChanged):
+            self.load()
+        elif isinstance(message, Tick):
+            self.tick()
+        return None
+
+    # --- connections ----------------------------------------------------------------------------
+
+    def open(self, client: object) -> TenantLease:
+        """Count a client in. Raises TooManyConnections and ShuttingDown."""
+        assert isinstance(client, ClientConnection)
+        tenant, lease = self.tenant, self.lease
+        if tenant is None or lease is None:
+            raise e.ShuttingDown(NOT_AVAILABLE)
+        limit = share(tenant.rate_limits.max_connections, self.around.workers)
+        if limit and len(self.clients) >= limit:
+            self.meter.refused += 1
+            raise e.TooManyConnections(
+                f"more than {limit} connections",
+                hint="Close some (rate_limits.max_connections).",
+            )
+        if client.closed:
+            raise e.ShuttingDown("the client has gone")
+        self.clients.add(client)
+        self.meter.connections += 1
+        self.meter.clients = len(self.clients)
+        return lease
+
+    def close(self, client: object) -> None:
+        if isinstance(client, ClientConnection):
+            self.clients.discard(client)
+            self.meter.clients = len(self.clients)
+
+    # --- configuration --------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Take the configuration as it is now; connected clients see it at their next statement."""
+        tenant = self.around.tenant(self.id)
+        if tenant is None or not tenant.enabled or tenant.provisioned is None:
+            self.dismiss()
+            return
+        before = self.tenant
+        if before is not None and before == tenant:
+            return
+        pool = self.arrange_pool(tenant)
+        limits = tenant.rate_limits
+        workers = self.around.workers
+        self.bucket.change((limits.qps_limit or 0.0) / workers, limits.burst_multiplier)
+        guard = Guard(tenant.permissions, limits)
+        mode = tenant.pool.mode or self.around.installation.pool_mode.mode
+        lease = TenantLease(
+            tenant,
+            guard,
+            pool,
+            self.meter,
+            self.statements,
+            self.bucket,
+            session_mode=mode == "session",
+            workers=workers,
+        )
+        self.tenant, self.lease = tenant, lease
+        for client in self.clients:
+            client.lease = lease
+
+    def arrange_pool(self, tenant: Tenant) -> TenantPool:
+        target = self.around.target(tenant)
+        settings = tenant.pool
+        workers = self.around.workers
+        limit = share(settings.max_connections, workers)
+        clients = tenant.rate_limits.max_connections
+        if clients is not None:
+            limit = min(limit, share(clients, workers))
+        pool = self.pool
+        if pool is not None and (pool.budget is self.around.budget) == settings.dedicated_pool:
+            # From the shared budget to its own, or back: servers that are lent end as they return.
+            pool.close_when_idle()
+            pool = None
+        if pool is None:
+            own = settings.dedicated_pool
+            pool = TenantPool(target, Budget(limit) if own else self.around.budget)
+            self.pool = pool
+        elif not pool.target.same(target):
+            pool.retarget(target)
+        if settings.dedicated_pool:
+            pool.budget.limit = limit
+        pool.limit = limit
+        pool.min_idle = min(settings.min_idle, limit)
+        pool.idle_seconds = settings.idle_timeout or 0.0
+        pool.lifetime_seconds = settings.max_lifetime or 0.0
+        pool.acquire_seconds = settings.acquire_timeout or 0.0
+        return pool
+
+    def dismiss(self) -> None:
+        """The tenant has been disabled or deleted: end its connections, now."""
+        self.tenant = None
+        self.lease = None
+        for client in list(self.clients):
+            client.end(e.ShuttingDown(NOT_AVAILABLE))
+        if self.pool is not None:
+            self.pool.close()
+            self.pool = None
+
+    # --- time -----------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        pool = self.pool
+        if pool is not None:
+            pool.sweep(monotonic())
+            if self.clients:
+                pool.keep_warm()
+        self.collect()
+
+    def collect(self) -> None:
+        """Hand on what has been used since the last time."""
+        meter = self.meter
+        if not (meter.queries or meter.refused or meter.connections or meter.bytes_in):
+            return
+        delta = Delta(
+            queries=meter.queries,
+            errors=meter.errors,
+            refused=meter.refused,
+            rows_out=meter.rows_out,
+            bytes_in=meter.bytes_in,
+            bytes_out=meter.bytes_out,
+            transactions=meter.transactions,
+            busy_seconds=meter.busy_seconds,
+            connections=meter.connections,
+        )
+        meter.reset()
+        self.around.record(self.id, delta)

@@ -1,0 +1,249 @@
+"""One worker process: folds the configuration, accepts clients, serves them, meters them.
+
+Started by the supervisor, which hands it an `Assignment` as JSON on standard input: nothing secret
+appears in arguments or the environment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from actors.directory import Directory
+from actors.dispatcher import Dispatcher
+from actors.pool import Budget
+from actors.tenant import Surroundings, TenantActor
+from events.installation import Installation, Node
+from events.log import ConfigLog
+from events.model import Tenant
+from events.projection import Projection
+from events.secrets import Vault, tenant_purpose
+from events.usage import UsagePublisher
+from wire.errors import ServerUnavailable
+from wire.postgres.connect import Target
+from wire.postgres.listener import Listener
+from wire.postgres.tls_setup import listener_tls, node_tls
+from wire.tasks import spawn
+
+log = logging.getLogger("tenantry.worker")
+
+# How often time limits are looked at; a limit is thus exceeded by at most this much.
+SWEEP_SECONDS: Final = 0.1
+# Cancel requests to other workers are datagrams of at most a key and a process id.
+CANCEL_DATAGRAM_BYTES: Final = 512
+DRAIN_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What the supervisor tells a worker. `node` overrides the configured one's place when embedded."""
+
+    data_dir: str
+    nats_servers: list[str]
+    host: str
+    port: int
+    worker: int = 0
+    workers: int = 1
+    embedded_node: dict[str, object] | None = None
+    log_level: str = "INFO"
+    drain_seconds: float = DRAIN_SECONDS
+    options: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, text: bytes) -> Assignment:
+        return cls(**orjson.loads(text))
+
+    def text(self) -> bytes:
+        return orjson.dumps(self)
+
+
+class Worker:
+    """Everything one worker owns, in the order in which it starts."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        self.assignment = assignment
+        self.vault = Vault.load(assignment.data_dir)
+        self.projection = Projection()
+        self.log: ConfigLog | None = None
+        self.usage: UsagePublisher | None = None
+        self.listener: Listener | None = None
+        self.dispatcher: Dispatcher | None = None
+        self.port = 0
+        self._tasks: list[asyncio.Task[object]] = []
+        self._cancel_transport: asyncio.DatagramTransport | None = None
+
+    async def start(self) -> int:
+        """Catch up with the log, then listen; gives the port."""
+        assignment = self.assignment
+        self.log = await ConfigLog.connect(
+            assignment.nats_servers, name=f"tenantry-worker-{assignment.worker}"
+        )
+        await self.log.read_all(self.projection.position + 1, self.projection.apply)
+        installation = self.projection.installation()
+        if installation is None:
+            raise ServerUnavailable("the log holds no configuration yet")
+        self.usage = UsagePublisher(self.log.client, f"worker-{assignment.worker}")
+        self._arrange(installation)
+        self.projection.subscribe(self._changed)
+        self._spawn(self.log.follow(self.projection.position + 1, self.projection.apply), "follow")
+        self._spawn(self._tick(), "tick")
+        self._spawn(self._report_usage(installation.events.usage_interval_secs), "usage")
+        await self._listen_for_cancels()
+        assert self.listener is not None
+        self.port = await self.listener.start(
+            assignment.host, assignment.port, reuse_port=assignment.workers > 1
+        )
+        return self.port
+
+    def _arrange(self, installation: Installation) -> None:
+        assignment = self.assignment
+        workers = assignment.workers
+        around = Surroundings(
+            tenant=self.projection.tenant,
+            target=self.target,
+            budget=Budget(max(1, installation.pool.max_connections // workers)),
+            installation=installation,
+            workers=workers,
+            record=self._record,
+        )
+        self.dispatcher = Dispatcher(lambda id: TenantActor.start(id, around))
+        staleness = installation.events.max_staleness_secs
+        directory = Directory(
+            self.projection.tenant,
+            self.dispatcher,
+            database_suffix=installation.identification.database_suffix,
+            fresh=lambda: (
+                staleness is None or self.log is None or self.log.staleness() <= staleness
+            ),
+        )
+        self.listener = Listener(
+            installation,
+            directory,
+            mock_secret=self.vault.derive("unknown users"),
+            tls=listener_tls(installation.tls),
+            worker=assignment.worker,
+            forward_cancel=self._forward_cancel,
+        )
+
+    def _spawn(self, work: object, name: str) -> None:
+        self._tasks.append(spawn(work, name=name))  # type: ignore[arg-type]
+
+    # --- configuration ---------------------------------------------------------------------------
+
+    def _changed(self, kind: str, id: str) -> None:
+        if self.dispatcher is None:
+            return
+        if kind == "tenant":
+            self.dispatcher.config_changed(id)
+
+    def target(self, tenant: Tenant) -> Target:
+        """Where the tenant's servers are. Raises ServerUnavailable while it is not provisioned."""
+        installation = self.projection.installation()
+        node = primary(installation, self.assignment.embedded_node)
+        if tenant.provisioned is None or node is None:
+            raise ServerUnavailable("the tenant is being set up")
+        password = self.vault.open(tenant.provisioned.secret, tenant_purpose(tenant.id))
+        return Target(
+            node.host, node.port, tenant.database, tenant.provisioned.role, password, node_tls(node)
+        )
+
+    # --- time ------------------------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            if self.dispatcher is not None:
+                self.dispatcher.tick()
+
+    async def _report_usage(self, seconds: float) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            if self.usage is not None:
+                await self.usage.flush()
+
+    def _record(self, tenant: str, delta: object) -> None:
+        if self.usage is not None:
+            self.usage.add(tenant, delta)  # type: ignore[arg-type]
+
+    # --- cancel requests between workers -----------------------------------------------------------
+
+    async def _listen_for_cancels(self) -> None:
+        if self.assignment.workers == 1:
+            return
+        path = cancel_path(self.assignment.data_dir, self.assignment.worker)
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        sock.setblocking(False)
+        sock.bind(str(path))
+        path.chmod(0o600)
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_datagram_endpoint(lambda: Cancels(self), sock=sock)
+        self._cancel_transport = transport
+
+    def _forward_cancel(self, worker: int, process_id: int, key: bytes) -> None:
+        path = cancel_path(self.assignment.data_dir, worker)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            # A worker that is gone has no clients to cancel anything of.
+            with contextlib.suppress(OSError):
+                sock.sendto(process_id.to_bytes(4, "big") + key, str(path))
+
+    def cancel_here(self, process_id: int, key: bytes) -> None:
+        if self.listener is not None:
+            client = self.listener.keys.find(process_id, key)
+            if client is not None:
+                client.cancel()
+
+    # --- the end -----------------------------------------------------------------------------------
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Let transactions end, close the rest, hand in what was metered."""
+        if self.listener is not None:
+            await self.listener.drain(drain_seconds)
+        if self.dispatcher is not None:
+            await self.dispatcher.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.usage is not None:
+            await self.usage.flush()
+        if self.log is not None:
+            await self.log.close()
+        if self._cancel_transport is not None:
+            self._cancel_transport.close()
+            cancel_path(self.assignment.data_dir, self.assignment.worker).unlink(missing_ok=True)
+
+
+class Cancels(asyncio.DatagramProtocol):
+    """Receives the cancel requests that reached another worker's listener."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def datagram_received(self, data: bytes, addr: object) -> None:
+        if 4 < len(data) <= CANCEL_DATAGRAM_BYTES:
+            self._worker.cancel_here(int.from_bytes(data[:4], "big"), data[4:])
+
+
+def cancel_path(data_dir: str, worker: int) -> Path:
+    return Path(data_dir) / "run" / f"worker-{worker}.sock"
+
+
+def primary(installation: Installation | None, embedded: dict[str, object] | None) -> Node | None:
+    """The node that tenants live on: the first enabled primary."""
+    if installation is None:
+        return None
+    for node in installation.nodes:
+        if node.enabled and node.role == "primary":
+            if node.embedded and embedded is not None:
+                return node.model_copy(update=embedded)
+            return node
+    return None
