@@ -267,7 +267,7 @@ class TenantPool(Pool):
                 client.acquire_failed(
                     e.TooManyConnections(
                         f"no server was free within {self.acquire_seconds:g} seconds",
-                        hint="Use fewer connections or shorter transactions (pool.max_connections).",
+                        hint="Use fewer connections or shorter transactions.",
                     )
                 )
         while self.idle and self.overdue(self.idle[0], now):

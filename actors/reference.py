@@ -67,6 +67,7 @@ class Inbox(Mailbox):
         self.context = contextvars.Context()
         # A turn is scheduled or under way: whoever adds a message need not wake the actor.
         self.awake = False
+        # on_start is over, and went well.
         self.started = False
         self.dead = False
         self.cause: BaseException | None = None
@@ -133,6 +134,10 @@ class AsyncioActorRef(pykka.ActorRef[A]):
     def is_stopping(self) -> bool:
         """It was asked to stop (or is dead): it takes no more messages."""
         return self._inbox.closed
+
+    def has_started(self) -> bool:
+        """Its on_start has been through without an error."""
+        return self._inbox.started
 
     def try_tell(self, message: Any, *, lane: Lane = WORK) -> Verdict:
         """Send without an answer, and say at once whether it was taken. Raises only WrongThread."""

@@ -197,7 +197,6 @@ class AsyncioActor(pykka.Actor):
 
     def _begin(self, box: Inbox) -> bool:
         """Run on_start; True when the turn is over with it (it awaits, or has failed)."""
-        box.started = True
         try:
             result = self.on_start()
         except BaseException as error:
@@ -206,6 +205,7 @@ class AsyncioActor(pykka.Actor):
                 raise
             return True
         if result is None:
+            box.started = True
             return False
         self._in_task(result, self._begun)
         return True
@@ -217,6 +217,7 @@ class AsyncioActor(pykka.Actor):
         if error is not None:
             self._not_started(error)
         else:
+            self._box.started = True
             self._actor_loop()
 
     def _not_started(self, error: BaseException) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Final
 
 import orjson
+from actors.dispatcher import Dispatcher
 
 from actors.directory import Directory
-from actors.dispatcher import Dispatcher
 from actors.pool import Budget
 from actors.tenant import Surroundings, TenantActor
 from events.installation import Installation, Node

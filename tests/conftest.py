@@ -35,6 +35,8 @@ def pytest_report_header() -> str:
 
 def pytest_configure(config: pytest.Config) -> None:
     """The controlling process alone owns the engine host; workers inherit its address."""
+    if path := os.environ.get("PYTHONPATH"):  # for child processes in other folders
+        os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, path.split(os.pathsep)))
     if (wanted := os.environ.get("TENANTRY_TEST_VARIANT", variant())) != variant():
         raise pytest.UsageError(f"the {wanted} build was to be tested, this is the {variant()} one")
     if not hasattr(config, "workerinput") and SOCKET_VARIABLE not in os.environ:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -21,6 +23,7 @@ from support.provisioning import (
     tenant,
 )
 
+from admin import provision as module
 from admin.provision import (
     ProvisioningFailed,
     close_to_public,
@@ -269,6 +272,30 @@ def test_blocked_tables_are_closed_to_functions_too(lone_postgres: Postgres) -> 
         assert refused(conn, "SELECT * FROM mixed") == ""
 
 
+def test_a_view_does_not_reach_what_was_blocked_afterwards(lone_postgres: Postgres) -> None:
+    free = tenant("viewer", "database", allow_ddl=True)
+    made = make(lone_postgres, free)
+    with login(lone_postgres, free, made) as conn:
+        conn.execute("CREATE TABLE payroll (id int)")
+        conn.execute("CREATE VIEW around AS SELECT * FROM payroll")
+    bound = tenant("viewer", "database", blocked_tables=["payroll"])
+    with login(lone_postgres, bound, make(lone_postgres, bound, made)) as conn:
+        assert refused(conn, "SELECT * FROM around") == "42501"
+
+
+def test_read_only_wins_over_ddl(lone_postgres: Postgres) -> None:
+    wanted = tenant("both", read_only=True, allow_ddl=True)
+    with login(lone_postgres, wanted, make(lone_postgres, wanted)) as conn:
+        conn.execute("SET default_transaction_read_only = off")
+        assert refused(conn, "CREATE TABLE t (id int)") == "42501"
+
+
+def test_a_template_is_no_tenants_database(lone_postgres: Postgres) -> None:
+    lone_postgres.execute("CREATE DATABASE mould IS_TEMPLATE true")
+    with pytest.raises(ProvisioningFailed, match="is a template or accepts nobody"):
+        make(lone_postgres, tenant("caster", database_name="mould"))
+
+
 def test_what_a_person_added_stays(lone_postgres: Postgres) -> None:
     wanted = tenant("helped")
     made = make(lone_postgres, wanted)
@@ -297,7 +324,9 @@ def test_a_role_that_somebody_made_powerful_is_cut_back(lone_postgres: Postgres)
     wanted = tenant("strong")
     with login(lone_postgres, wanted, make(lone_postgres, wanted)) as conn:
         assert refused(conn, "SELECT * FROM pg_authid") == "42501"
-        member = "SELECT pg_has_role('pg_read_all_data', 'MEMBER'), pg_has_role('postgres', 'MEMBER')"
+        member = (
+            "SELECT pg_has_role('pg_read_all_data', 'MEMBER'), pg_has_role('postgres', 'MEMBER')"
+        )
         assert conn.execute(member).fetchone() == (False, False)
 
 
@@ -309,27 +338,39 @@ def test_the_connection_limit_follows_the_pool(lone_postgres: Postgres) -> None:
     assert lone_postgres.execute(query) == [(12,)]
 
 
-def test_many_tenants_of_one_database_at_once(lone_postgres: Postgres) -> None:
+def test_many_tenants_of_one_database_at_once(
+    lone_postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without second tries the locks alone have to keep the runs apart.
+    monkeypatch.setattr(module, "TRIES_MAX", 1)
     crowd = [tenant(f"crowd-{number}", allow_ddl=bool(number % 2)) for number in range(12)]
+    at, password = node(lone_postgres), lone_postgres.password
 
-    async def all_at_once() -> list[Any]:
-        return await asyncio.gather(
-            *(
-                provision(
-                    each,
-                    node(lone_postgres),
-                    VAULT,
-                    node_password=lone_postgres.password,
-                    previous=None,
-                )
-                for each in [*crowd, *crowd]
-            ),
-        )
+    async def all_at_once() -> None:
+        # Each twice at the same time: the later of the two has the last word on the secret.
+        runs = [
+            provision(each, at, VAULT, node_password=password, previous=None)
+            for each in [*crowd, *crowd]
+        ]
+        await asyncio.gather(*runs)
 
-    # Each twice at the same time: the later of the two has the last word on the secret.
-    assert len(asyncio.run(all_at_once())) == 24
+    asyncio.run(all_at_once())
     for each in crowd:
         login(lone_postgres, each, make(lone_postgres, each)).close()
+
+
+def test_a_person_who_changes_the_same_catalog_row_only_delays(lone_postgres: Postgres) -> None:
+    wanted = tenant("delayed", database_name="busy_db")
+    make(lone_postgres, tenant("delayed-first", database_name="busy_db"))
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'transactionid' AND query ~ 'busy'"
+    with ThreadPoolExecutor(1) as pool, lone_postgres.connect() as person:
+        with person.transaction():
+            person.execute("GRANT TEMP ON DATABASE busy_db TO pg_monitor")
+            run = pool.submit(make, lone_postgres, wanted)
+            deadline = time.monotonic() + 9
+            while not lone_postgres.execute(waiting) and time.monotonic() < deadline:
+                time.sleep(0.01)
+        login(lone_postgres, wanted, run.result()).close()
 
 
 def test_an_admin_that_is_no_superuser(lone_postgres: Postgres, caplog: Any) -> None:

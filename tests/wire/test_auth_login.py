@@ -79,6 +79,25 @@ def test_success_after_the_challenge_but_before_the_signature_is_a_forgery() -> 
         client.feed(OK)
 
 
+def test_a_server_that_cannot_sign_is_refused() -> None:
+    client = login()
+    _, first = initial(client.feed(message(10, BOTH)))
+    client.feed(message(11, b"r=" + first.split(b"r=")[1] + b"x,s=AAAA,i=1"))
+    with pytest.raises(ServerUnavailable):
+        client.feed(message(12, b"v=" + b"A" * 43 + b"="))
+    with pytest.raises(ServerUnavailable):
+        client.feed(OK)
+
+
+def test_done_is_taken_back_when_more_follows() -> None:
+    client = login()
+    client.feed(OK)
+    assert client.done
+    with pytest.raises(ServerUnavailable):
+        client.feed(OK)
+    assert not client.done
+
+
 @pytest.mark.parametrize("code", [3, 5])
 def test_no_weaker_method_once_scram_began(code: int) -> None:
     client = login()
@@ -108,7 +127,8 @@ def test_no_weaker_method_once_scram_began(code: int) -> None:
         message(10, b"SCRAM-SHA-256\0"),
         message(10, b"OAUTHBEARER\0\0"),
         message(10, b"SCRAM-SHA-256-PLUS\0\0"),
-        message(10, b"\xff\0" * 40 + b"\0"),
+        message(10, b"SCRAM-SHA-256\0x\0y"),
+        message(10, b"x\0" * 40 + b"SCRAM-SHA-256\0\0"),
         message(11, b"r=x,s=AAAA,i=1"),
         message(12, b"v=AAAA"),
         message(5, b"s" * 100_000),

@@ -380,6 +380,9 @@ def test_iterations_are_bounded(iterations: int) -> None:
         ("a\u00a0b", "a b"),  # non-ASCII space
         ("a\u200bb", "a b"),  # a space by one table, nothing by the other: space wins
         ("\u0627\u0031", "\u0627\u0031"),  # bad bidi: used raw
+        ("\u0627\u2075", "\u0627\u2075"),  # the same, where normalising would show
+        ("\u0627\u00aa\u0628", "\u0627\u00aa\u0628"),  # both directions: used raw
+        ("\u0627\u2075\u0628", "\u06275\u0628"),
         ("\u0627\u0031\u0628", "\u0627\u0031\u0628"),
         ("\u00aa\u0007", "\u00aa\u0007"),  # a control character: raw, so not normalised
         ("\u00aa\U000e0001", "\u00aa\U000e0001"),

@@ -32,6 +32,7 @@ _FIRST: Final = "FIRST"
 _FINAL: Final = "FINAL"
 _VERIFIED: Final = "VERIFIED"
 _DONE: Final = "DONE"
+_FAILED: Final = "FAILED"
 
 # A list of mechanism names; PostgreSQL knows three (two SCRAM, OAUTHBEARER).
 _MAX_MECHANISMS: Final = 32
@@ -68,6 +69,13 @@ class ServerLogin:
 
     def feed(self, auth_message_payload: bytes) -> bytes | None:
         """Take an 'R' message's payload; give a 'p' message's payload, None for nothing to send."""
+        try:
+            return self._feed(auth_message_payload)
+        except ServerUnavailable:
+            self._state = _FAILED  # nothing that follows can make it done
+            raise
+
+    def _feed(self, auth_message_payload: bytes) -> bytes | None:
         if len(auth_message_payload) < 4:
             raise _broken("an authentication message is too short")
         code = int.from_bytes(auth_message_payload[:4], "big")

@@ -101,6 +101,10 @@ def make_verifier(password: str, *, iterations: int = DEFAULT_ITERATIONS) -> str
     salted = hashlib.pbkdf2_hmac("sha256", password_bytes(password), salt, iterations)
     client_key, server_key = derive_keys(salted)
     stored_key = hashlib.sha256(client_key).digest()
+    return _format_verifier(iterations, salt, stored_key, server_key)
+
+
+def _format_verifier(iterations: int, salt: bytes, stored_key: bytes, server_key: bytes) -> str:
     parts = [encode_base64(part).decode() for part in (salt, stored_key, server_key)]
     return f"{PLAIN}${iterations}:{parts[0]}${parts[1]}:{parts[2]}"
 
@@ -129,19 +133,16 @@ def verify_password(password: str, verifier: str) -> bool:
     return hmac.compare_digest(derive_keys(salted)[1], kept.server_key)
 
 
-def mock_verifier(name: str, secret: bytes, iterations: int) -> Verifier:
+def mock_verifier(name: str, secret: bytes, iterations: int) -> str:
     """What an unknown `name` is answered with: always the same salt, and keys nobody has.
 
     Workers that share `secret` agree on the salt, so asking twice tells nothing.
     """
     seed = name.encode("utf-8", "surrogatepass")
     salt = hmac.digest(secret, b"salt:" + seed, "sha256")[:SALT_BYTES]
-    return Verifier(
-        iterations,
-        salt,
-        hmac.digest(secret, b"stored:" + seed, "sha256"),
-        hmac.digest(secret, b"server:" + seed, "sha256"),
-    )
+    stored_key = hmac.digest(secret, b"stored:" + seed, "sha256")
+    server_key = hmac.digest(secret, b"server:" + seed, "sha256")
+    return _format_verifier(iterations, salt, stored_key, server_key)
 
 
 class ScramServer:
@@ -168,14 +169,13 @@ class ScramServer:
     ) -> None:
         self._user = user
         mock = mock_verifier(user if mock_name is None else mock_name, mock_secret, mock_iterations)
-        self._known = False
-        self._verifier = mock
-        if verifier is not None:
-            try:
-                self._verifier = parse_verifier(verifier)
-                self._known = True
-            except ValueError:
-                pass  # a broken record must look like an unknown user, not like a crash
+        self._known = verifier is not None
+        try:
+            # The made-up one is written and read like a stored one, so that both take as long.
+            self._verifier = parse_verifier(mock if verifier is None else verifier)
+        except ValueError:
+            self._known = False  # a broken record looks like an unknown user, not like a crash
+            self._verifier = parse_verifier(mock)
         self._binding = channel_binding if tls else None
         self._own_nonce = new_nonce() if nonce is None else nonce
         self._binding_input = b""

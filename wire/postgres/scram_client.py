@@ -138,8 +138,7 @@ class ScramClient:
             raise _unproven("its SCRAM salt is malformed") from None
         if not 1 <= len(salt) <= MAX_SALT:
             raise _unproven("its SCRAM salt has an unacceptable length")
-        # The length is looked at first: int() of a very long text costs time and may raise.
-        if len(count) > 9 or not count.isdigit() or not 1 <= int(count) <= MAX_SERVER_ITERATIONS:
+        if not count.isdigit() or not 1 <= int(count) <= MAX_SERVER_ITERATIONS:
             raise ServerUnavailable(
                 "the PostgreSQL server asks for an unacceptable number of SCRAM iterations",
                 hint=f"At most {MAX_SERVER_ITERATIONS} are accepted (scram_iterations).",

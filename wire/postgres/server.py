@@ -610,9 +610,8 @@ class ServerConnection:
 
 # Fails in place of a refused step of the extended protocol. It is named, because parsing an unnamed
 # statement would drop the client's own.
-FAIL_AND_SYNC: Final = (
-    p.message(p.PARSE, b"tenantry_refused\0" + REFUSED_SQL + b"\0\0\0") + p.SYNC_MESSAGE
-)
+REFUSED_PARSE: Final = p.message(p.PARSE, b"tenantry_refused\0" + REFUSED_SQL + b"\0\0\0")
+FAIL_AND_SYNC: Final = REFUSED_PARSE + p.SYNC_MESSAGE
 
 
 def must_be_whole(kind: int, length: i64) -> bool:

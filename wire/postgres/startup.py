@@ -266,12 +266,9 @@ class Startup:
                 client.parameters = known.parameters
                 return
         client.paid = True
-        server = client.attach()
-        while server is None and client.pending is None:
+        client.attach()
+        while client.blocked:
             await self.wait()
-            server = client.server
-            if client.blocked:
-                server = None
         if client.pending is not None:
             error, client.pending = client.pending, None
             raise error

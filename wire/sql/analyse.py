@@ -174,7 +174,7 @@ class _Walk:
                         self._relation(child)
                 elif key == "withClause":
                     pass  # queued above
-                elif key.endswith("Stmt"):
+                elif key.endswith("Stmt") and key[0].isupper():
                     self._statement(key, child, scope)
                 else:
                     if key in ("FuncCall", "funccall"):

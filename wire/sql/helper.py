@@ -1,0 +1,181 @@
+"""Parses large texts in processes of their own, so that the worker's loop never waits for one.
+
+A text that crashes the parser or takes too long costs its process and is refused; the next text
+gets a new process. The processes end when the worker does: they read until the pipe is closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import struct
+import subprocess
+import sys
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import IO, Any, Final
+
+import orjson
+
+from wire.errors import NotSupported, RateExceeded, SyntaxRefused, TenantryError, TooLarge
+from wire.sql.analyse import analyse
+from wire.sql.facts import Facts, dump, load
+
+PROCESSES: Final = 1  # the second core belongs to PostgreSQL as much as to us
+MAX_WAITING: Final = 64  # texts; at 1 MB each what we are ready to hold for parsing
+CPU_SECONDS: Final = 5.0  # 100,000 ORs take one; more is an attack or a mistake
+MEMORY: Final = 4 * 1024**3  # address space; 1 MB of "1+1+…" takes 150 MB for its tree
+STACK: Final = 512 * 1024**2  # enough for the deepest tree of a text of 2 MB (see analyse.py)
+
+_HEADER: Final = struct.Struct("!I")
+_PROGRAM: Final = "from wire.sql.helper import serve; serve()"
+_ERRORS: Final[dict[str, type[TenantryError]]] = {
+    "SyntaxRefused": SyntaxRefused,
+    "TooLarge": TooLarge,
+    "NotSupported": NotSupported,
+}
+
+
+class Helper:
+    """Some processes that parse. Close it, or its threads live as long as the interpreter."""
+
+    def __init__(self, processes: int = PROCESSES, cpu_seconds: float = CPU_SECONDS) -> None:
+        self._cpu_seconds = cpu_seconds
+        self._threads = ThreadPoolExecutor(processes, thread_name_prefix="sql-helper")
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._children: set[subprocess.Popen[bytes]] = set()
+        self._waiting = 0
+
+    def submit(self, sql: bytes) -> Future[Facts]:
+        """The facts of a text, later. The future raises what analyse raises, and TooLarge for a
+        text that costs too much; RateExceeded when too many wait already."""
+        with self._lock:
+            if self._waiting >= MAX_WAITING:
+                full: Future[Facts] = Future()
+                full.set_exception(
+                    RateExceeded("too many large statements are being read", hint="Try again.")
+                )
+                return full
+            self._waiting += 1
+        try:
+            return self._threads.submit(self._ask, sql)
+        except BaseException:
+            self._done()
+            raise
+
+    def close(self) -> None:
+        """Ends the processes; what is being parsed fails with TooLarge, what waits is cancelled."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            children = list(self._children)
+        for child in children:
+            child.kill()
+        self._threads.shutdown(wait=True)
+        for child in children:
+            self._end(child)
+
+    def _done(self) -> None:
+        with self._lock:
+            self._waiting -= 1
+
+    def _ask(self, sql: bytes) -> Facts:
+        try:
+            return self._exchange(sql)
+        finally:
+            self._done()
+
+    def _exchange(self, sql: bytes) -> Facts:
+        child: subprocess.Popen[bytes] | None = getattr(self._local, "child", None)
+        if child is None or child.poll() is not None:
+            if child is not None:
+                self._end(child)
+            child = self._local.child = self._start()
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            write_frame(child.stdin, sql)
+            answer = read_frame(child.stdout)
+        except BrokenPipeError:
+            answer = None
+        if answer is None:
+            self._end(child)
+            self._local.child = None
+            raise TooLarge("statement is too complex to be judged")
+        return _result(orjson.loads(answer))
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        # The helper must find the same modules; it needs no terminal and none of our signals.
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        child = subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM, str(self._cpu_seconds)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=env,
+            start_new_session=True,
+        )
+        with self._lock:
+            self._children.add(child)
+        return child
+
+    def _end(self, child: subprocess.Popen[bytes]) -> None:
+        child.kill()
+        for stream in (child.stdin, child.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+        child.wait()
+        with self._lock:
+            self._children.discard(child)
+
+
+def _result(answer: dict[str, Any]) -> Facts:
+    if "facts" in answer:
+        return load(answer["facts"])
+    kind = _ERRORS.get(answer["error"], NotSupported)
+    if kind is SyntaxRefused:
+        raise SyntaxRefused(answer["message"], position=answer["position"])
+    raise kind(answer["message"])
+
+
+def write_frame(stream: IO[bytes], data: bytes) -> None:
+    stream.write(_HEADER.pack(len(data)))
+    stream.write(data)
+    stream.flush()
+
+
+def read_frame(stream: IO[bytes]) -> bytes | None:
+    """The next frame; None at the end of the stream, also in the middle of a frame."""
+    header = stream.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        return None
+    (size,) = _HEADER.unpack(header)
+    data = stream.read(size)
+    return data if len(data) == size else None
+
+
+def serve() -> None:
+    """The helper's own main: answers texts with facts until its standard input ends."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    threading.stack_size(STACK)
+    thread = threading.Thread(target=_serve, args=(float(sys.argv[1]),), daemon=True)
+    thread.start()
+    thread.join()
+
+
+def _serve(cpu_seconds: float) -> None:
+    while (sql := read_frame(sys.stdin.buffer)) is not None:
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        limit = int(used.ru_utime + used.ru_stime + cpu_seconds) + 1
+        # Past this the kernel ends the process, wherever it is.
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
+        try:
+            answer: dict[str, Any] = {"facts": dump(analyse(sql))}
+        except TenantryError as error:
+            position = getattr(error, "position", 0)
+            answer = {"error": type(error).__name__, "message": error.message, "position": position}
+        except MemoryError:
+            answer = {"error": "TooLarge", "message": "statement is too complex to be judged"}
+        write_frame(sys.stdout.buffer, orjson.dumps(answer))
