@@ -37,7 +37,9 @@ class TokenBucket:
         return max(0.0, (1.0 - self.tokens) / self.rate) if self.rate else 0.0
 
     def change(self, rate: float, burst: float) -> None:
-        """New limits; what was saved stays, within them, so that a change is no free burst."""
+        """New limits; what was saved stays, within them, so that a change is no free burst. Where
+        there was no limit, as at the start, a whole burst is saved."""
+        was_unlimited = self.rate == 0.0
         self.rate = rate
         self.capacity = max(rate * burst, 1.0)
-        self.tokens = min(self.tokens, self.capacity)
+        self.tokens = self.capacity if was_unlimited else min(self.tokens, self.capacity)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -44,8 +45,7 @@ def copied(programs: Path, account: Account, fallback: Path, say: Say) -> Path:
     if not place.exists():
         say(f"{account.name} cannot reach PostgreSQL's programs; copying them to {place}")
         make_folder(fallback, 0o711)
-        draft = place.with_name(f"{place.name}.new")
-        shutil.rmtree(draft, ignore_errors=True)
+        draft = Path(tempfile.mkdtemp(prefix=f"{place.name}.", dir=fallback))
         # The programs find their libraries by relative path, so both keep their places.
         for source in (install, install.parent.with_name(f"{PACKAGE}.libs")):
             if source.exists():
@@ -53,5 +53,10 @@ def copied(programs: Path, account: Account, fallback: Path, say: Say) -> Path:
         for path in (draft, *draft.rglob("*")):
             executable = path.is_dir() or path.stat().st_mode & 0o100
             path.chmod(0o755 if executable else 0o644)
-        draft.rename(place)
+        try:
+            draft.rename(place)
+        except OSError:  # another start made the same copy meanwhile; either is good
+            shutil.rmtree(draft)
+            if not place.exists():
+                raise
     return place / PACKAGE / install.name / "bin"

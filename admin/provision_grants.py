@@ -14,61 +14,11 @@ from typing import Any, Final, LiteralString
 
 from psycopg import sql
 
+from admin import provision_queries as ask
 from admin import provision_sql as build
 from admin.provision_sql import Plan, ProvisioningFailed, Statement
 from admin.provision_steps import Connection, Row, be_able_to_act_as, role_oid, rows, run
 
-# Members of an extension stay as its script left them.
-_NO_EXTENSION: Final = """NOT EXISTS (SELECT FROM pg_depend e WHERE e.objid = {}
-  AND e.classid = '{}'::regclass AND e.deptype = 'e')"""
-
-_SCHEMAS: Final = f"""
-SELECT n.nspname, pg_get_userbyid(n.nspowner), pg_has_role(n.nspowner, 'USAGE'),
-  ARRAY(SELECT a.privilege_type FROM aclexplode(n.nspacl) a WHERE a.grantee = %(oid)s),
-  ARRAY(SELECT a.privilege_type FROM aclexplode(n.nspacl) a WHERE a.grantee = 0)
-FROM pg_namespace n
-WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
-  AND {_NO_EXTENSION.format("n.oid", "pg_namespace")}
-ORDER BY 1"""  # noqa: S608 - constants only
-
-_OWNS: Final = """
-SELECT EXISTS (SELECT FROM pg_shdepend d WHERE d.refclassid = 'pg_authid'::regclass
-  AND d.refobjid = %(oid)s AND d.deptype = 'o' AND d.classid <> 'pg_largeobject'::regclass
-  AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()))"""
-
-# Statements that give the tenant what the admin made. Sequences of a column follow their table;
-# types of a table, of an array and of a range's multirange follow theirs. What runs with its
-# owner's rights (SECURITY DEFINER) was made by the admin for a purpose and stays the admin's.
-_ADOPT: Final = f"""
-SELECT format('ALTER TABLE %%I.%%I OWNER TO %%I', n.nspname, c.relname, %(role)s::text)
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = ANY(%(schemas)s) AND c.relowner = %(admin)s
-  AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
-  AND NOT (c.relkind = 'S' AND EXISTS (SELECT FROM pg_depend s
-    WHERE s.objid = c.oid AND s.classid = 'pg_class'::regclass
-    AND s.refclassid = 'pg_class'::regclass AND s.deptype IN ('a', 'i')))
-  AND {_NO_EXTENSION.format("c.oid", "pg_class")}
-UNION ALL
-SELECT format('ALTER ROUTINE %%s OWNER TO %%I', p.oid::regprocedure, %(role)s::text)
-FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-WHERE n.nspname = ANY(%(schemas)s) AND p.proowner = %(admin)s AND NOT p.prosecdef
-  AND {_NO_EXTENSION.format("p.oid", "pg_proc")}
-UNION ALL
-SELECT format('ALTER TYPE %%I.%%I OWNER TO %%I', n.nspname, t.typname, %(role)s::text)
-FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
-LEFT JOIN pg_class c ON c.oid = t.typrelid
-WHERE n.nspname = ANY(%(schemas)s) AND t.typowner = %(admin)s
-  AND (t.typtype IN ('e', 'd', 'r') OR c.relkind = 'c')
-  AND {_NO_EXTENSION.format("t.oid", "pg_type")}"""  # noqa: S608 - constants only
-
-_DISARM_ROUTINES: Final = """
-SELECT format('ALTER ROUTINE %%s SECURITY INVOKER', p.oid::regprocedure)
-FROM pg_proc p WHERE p.proowner = %(owner)s AND p.prosecdef"""
-_DISARM_VIEWS: Final = """
-SELECT format('ALTER VIEW %%I.%%I SET (security_invoker = true)', n.nspname, c.relname)
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relowner = %(owner)s AND c.relkind = 'v'
-  AND NOT coalesce(c.reloptions, '{}') @> '{security_invoker=true}'"""
 SECURITY_INVOKER_VERSION: Final = 150_000
 
 # Through which of PostgreSQL's own roles operators keep a function that PUBLIC loses.
@@ -76,40 +26,6 @@ _KEEPERS: Final = {
     **dict.fromkeys(build.SYSTEM_FUNCTIONS, "pg_monitor"),
     **dict.fromkeys(build.SIGNAL_FUNCTIONS, "pg_signal_backend"),
 }
-
-_RELATIONS: Final = f"""
-SELECT n.nspname, c.relname, c.relkind = 'S', pg_has_role(c.relowner, 'USAGE'),
-  ARRAY(SELECT DISTINCT a.privilege_type FROM aclexplode(c.relacl) a WHERE a.grantee = %(oid)s),
-  ARRAY(SELECT DISTINCT a.privilege_type FROM aclexplode(c.relacl) a WHERE a.grantee = 0),
-  ARRAY(SELECT DISTINCT a.privilege_type FROM pg_attribute t, aclexplode(t.attacl) a
-    WHERE t.attrelid = c.oid AND a.grantee = %(oid)s),
-  ARRAY(SELECT DISTINCT a.privilege_type FROM pg_attribute t, aclexplode(t.attacl) a
-    WHERE t.attrelid = c.oid AND a.grantee = 0)
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = ANY(%(schemas)s) AND c.relowner <> %(oid)s
-  AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
-  AND {_NO_EXTENSION.format("c.oid", "pg_class")}
-ORDER BY 1, 2"""  # noqa: S608 - constants only
-
-_DEFAULTS: Final = """
-SELECT d.defaclobjtype, array_agg(a.privilege_type)
-FROM pg_default_acl d, aclexplode(d.defaclacl) a
-WHERE d.defaclrole = (SELECT oid FROM pg_roles WHERE rolname = current_user)
-  AND a.grantee = %(oid)s AND d.defaclnamespace =
-    coalesce((SELECT n.oid FROM pg_namespace n WHERE n.nspname = %(schema)s), 0)
-GROUP BY 1"""
-
-_FUNCTIONS: Final = """
-SELECT p.oid::regprocedure::text, p.proname, pg_has_role(p.proowner, 'USAGE'),
-  EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
-    WHERE a.grantee = 0),
-  EXISTS (SELECT FROM aclexplode(p.proacl) a WHERE a.grantee = %(oid)s)
-FROM pg_proc p
-WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname = ANY(%(names)s)
-   OR EXISTS (SELECT FROM pg_depend d JOIN pg_extension x ON x.oid = d.refobjid
-     WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
-     AND d.refclassid = 'pg_extension'::regclass AND x.extname = ANY(%(extensions)s))
-ORDER BY 1"""
 
 
 async def settle(conn: Connection, plan: Plan, notes: list[str]) -> None:
@@ -125,11 +41,11 @@ async def settle(conn: Connection, plan: Plan, notes: list[str]) -> None:
 
 async def _settle_schemas(conn: Connection, plan: Plan, oid: int, notes: list[str]) -> list[str]:
     """The tenant's schemas with their owner and privileges; answers their names."""
-    await run(conn, _schema_owners(conn.info.user, plan, await rows(conn, _SCHEMAS, oid=oid)))
+    await run(conn, _schema_owners(conn.info.user, plan, await rows(conn, ask.SCHEMAS, oid=oid)))
     # Read again: a new owner takes the old one's entry in the privileges with it.
     mine: list[str] = []
     changes: list[Statement] = []
-    for name, owner, manageable, have, public in await rows(conn, _SCHEMAS, oid=oid):
+    for name, owner, manageable, have, public in await rows(conn, ask.SCHEMAS, oid=oid):
         schema = build.statement("SCHEMA {name}", name=name)
         if plan.schema in (None, name):
             mine.append(name)
@@ -218,21 +134,21 @@ async def _settle_owner(
     """With DDL, hand over what the admin and the owner role hold; without, take all away."""
     owner = await role_oid(conn, plan.owner)
     if plan.ddl:
-        if owner and (await rows(conn, _OWNS, oid=owner))[0][0]:
+        if owner and (await rows(conn, ask.OWNS, oid=owner))[0][0]:
             await be_able_to_act_as(conn, plan.owner)
             await run(conn, [build.reassign(plan.owner, plan.role)])
         admin = await role_oid(conn, conn.info.user)
-        await _run_told(conn, _ADOPT, role=plan.role, admin=admin, schemas=schemas)
+        await _run_told(conn, ask.ADOPT, role=plan.role, admin=admin, schemas=schemas)
         return
-    if (await rows(conn, _OWNS, oid=oid))[0][0]:
+    if (await rows(conn, ask.OWNS, oid=oid))[0][0]:
         for name in schemas:
             # For an admin that is no superuser, the new owner needs the right to create there.
             on = build.statement("SCHEMA {name}", name=name)
             await run(conn, [build.grant(["CREATE", "USAGE"], on, plan.owner)])
         await run(conn, [build.reassign(plan.role, plan.owner)])
-    await _run_told(conn, _DISARM_ROUTINES, owner=owner)
+    await _run_told(conn, ask.DISARM_ROUTINES, owner=owner)
     if conn.info.server_version >= SECURITY_INVOKER_VERSION:
-        await _run_told(conn, _DISARM_VIEWS, owner=owner)
+        await _run_told(conn, ask.DISARM_VIEWS, owner=owner)
     else:
         notes.append("views that the tenant made keep their owner's rights before PostgreSQL 15")
 
@@ -262,7 +178,7 @@ async def _settle_relations(
 
 
 async def _relations(conn: Connection, oid: int, schemas: list[str]) -> list[Row]:
-    return await rows(conn, _RELATIONS, oid=oid, schemas=schemas)
+    return await rows(conn, ask.RELATIONS, oid=oid, schemas=schemas)
 
 
 def _wanted(conn: Connection, plan: Plan, row: Row) -> set[str]:
@@ -321,7 +237,7 @@ async def _settle_defaults(conn: Connection, plan: Plan, oid: int) -> None:
     wanted = {"TABLES": ("r", tables), "SEQUENCES": ("S", set(plan.sequences))}
     if plan.schema is None:
         wanted["SCHEMAS"] = ("n", {"USAGE", "CREATE"} if plan.ddl else {"USAGE"})
-    found = await rows(conn, _DEFAULTS, oid=oid, schema=plan.schema)
+    found = await rows(conn, ask.DEFAULTS, oid=oid, schema=plan.schema)
     have = {kind: set(privileges) for kind, privileges in found}
     changes: list[Statement] = []
     for kind, (letter, privileges) in wanted.items():
@@ -340,7 +256,7 @@ async def _settle_functions(conn: Connection, plan: Plan, oid: int, notes: list[
     them by name."""
     names = [*build.SYSTEM_FUNCTIONS, *build.BLOB_FUNCTIONS]
     found = await rows(
-        conn, _FUNCTIONS, oid=oid, names=names, extensions=list(build.SERVER_EXTENSIONS)
+        conn, ask.FUNCTIONS, oid=oid, names=names, extensions=list(build.SERVER_EXTENSIONS)
     )
     closed: dict[str, list[str]] = defaultdict(list)
     given: list[str] = []

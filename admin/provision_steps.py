@@ -82,11 +82,6 @@ async def run(conn: Connection, statements: Sequence[Statement]) -> None:
         await conn.execute(each)
 
 
-async def is_superuser(conn: Connection) -> bool:
-    found = await rows(conn, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
-    return bool(found and found[0][0])
-
-
 async def ensure_role(conn: Connection, plan: Plan, verifier: str) -> None:
     """The login role with its password and nothing else: no attribute, no membership."""
     found = await rows(conn, _ROLE, role=plan.role)

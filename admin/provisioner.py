@@ -118,6 +118,11 @@ class Provisioner:
         """Tenants that wait to be looked at, those being worked on included."""
         return len(self._waiting) + len(self._busy) + len(self._timers)
 
+    @property
+    def untried(self) -> int:
+        """Those of them that nobody has tried since they appeared, changed or came due again."""
+        return len(self._waiting) + len(self._busy)
+
     async def run(
         self,
         projection: Configuration,

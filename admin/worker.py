@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Final
 
 import orjson
-from actors.dispatcher import Dispatcher
 
 from actors.directory import Directory
+from actors.dispatcher import Dispatcher
 from actors.pool import Budget
 from actors.tenant import Surroundings, TenantActor
+from admin.data_dir import socket_folder
+from events.facts import KIND_INSTALLATION, KIND_TENANT
 from events.installation import Installation, Node
 from events.log import ConfigLog
 from events.model import Tenant
@@ -43,25 +45,27 @@ DRAIN_SECONDS: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What the supervisor tells a worker. `node` overrides the configured one's place when embedded."""
+    """What the supervisor tells a worker: one line of JSON. `embedded_node` is laid over the
+    configured node when that is embedded; `reuse_port` lets others listen on the port as well."""
 
     data_dir: str
-    nats_servers: list[str]
+    nats_servers: list[str] = field(repr=False)
     host: str
     port: int
     worker: int = 0
     workers: int = 1
+    reuse_port: bool = False
     embedded_node: dict[str, object] | None = None
     log_level: str = "INFO"
+    json_logs: bool = False
     drain_seconds: float = DRAIN_SECONDS
-    options: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, text: bytes) -> Assignment:
         return cls(**orjson.loads(text))
 
     def text(self) -> bytes:
-        return orjson.dumps(self)
+        return orjson.dumps(self) + b"\n"
 
 
 class Worker:
@@ -78,6 +82,7 @@ class Worker:
         self.port = 0
         self._tasks: list[asyncio.Task[object]] = []
         self._cancel_transport: asyncio.DatagramTransport | None = None
+        self._cancel_inode = 0
 
     async def start(self) -> int:
         """Catch up with the log, then listen; gives the port."""
@@ -89,7 +94,7 @@ class Worker:
         installation = self.projection.installation()
         if installation is None:
             raise ServerUnavailable("the log holds no configuration yet")
-        self.usage = UsagePublisher(self.log.client, f"worker-{assignment.worker}")
+        self.usage = UsagePublisher(self.log.nats, f"worker-{assignment.worker}")
         self._arrange(installation)
         self.projection.subscribe(self._changed)
         self._spawn(self.log.follow(self.projection.position + 1, self.projection.apply), "follow")
@@ -98,7 +103,7 @@ class Worker:
         await self._listen_for_cancels()
         assert self.listener is not None
         self.port = await self.listener.start(
-            assignment.host, assignment.port, reuse_port=assignment.workers > 1
+            assignment.host, assignment.port, reuse_port=assignment.reuse_port
         )
         return self.port
 
@@ -140,8 +145,12 @@ class Worker:
     def _changed(self, kind: str, id: str) -> None:
         if self.dispatcher is None:
             return
-        if kind == "tenant":
+        if kind == KIND_TENANT:
             self.dispatcher.config_changed(id)
+        elif kind == KIND_INSTALLATION:
+            # Defaults of tenants may have changed; the rest of it needs another worker.
+            for tenant in self.dispatcher.active():
+                self.dispatcher.config_changed(tenant)
 
     def target(self, tenant: Tenant) -> Target:
         """Where the tenant's servers are. Raises ServerUnavailable while it is not provisioned."""
@@ -184,6 +193,7 @@ class Worker:
         sock.setblocking(False)
         sock.bind(str(path))
         path.chmod(0o600)
+        self._cancel_inode = path.stat().st_ino
         loop = asyncio.get_running_loop()
         transport, _ = await loop.create_datagram_endpoint(lambda: Cancels(self), sock=sock)
         self._cancel_transport = transport
@@ -219,7 +229,10 @@ class Worker:
             await self.log.close()
         if self._cancel_transport is not None:
             self._cancel_transport.close()
-            cancel_path(self.assignment.data_dir, self.assignment.worker).unlink(missing_ok=True)
+            path = cancel_path(self.assignment.data_dir, self.assignment.worker)
+            # The one who takes our place may have put its own there already.
+            if path.exists() and path.stat().st_ino == self._cancel_inode:
+                path.unlink(missing_ok=True)
 
 
 class Cancels(asyncio.DatagramProtocol):
@@ -234,7 +247,7 @@ class Cancels(asyncio.DatagramProtocol):
 
 
 def cancel_path(data_dir: str, worker: int) -> Path:
-    return Path(data_dir) / "run" / f"worker-{worker}.sock"
+    return socket_folder(Path(data_dir)) / f"worker-{worker}.sock"
 
 
 def primary(installation: Installation | None, embedded: dict[str, object] | None) -> Node | None:

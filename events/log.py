@@ -11,25 +11,21 @@ last subject sequence).
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
 from nats.aio.client import Client
-from nats.errors import Error as NatsError
-from nats.errors import NoRespondersError
 
 from events import codec, reader
+from events.connection import Connection
 from events.facts import Commit
 from events.stream import (
-    ATTEMPT_SECONDS,
-    RECONNECT_SECONDS,
     STREAM,
     SUBJECT_PREFIX,
     ApiError,
@@ -37,8 +33,6 @@ from events.stream import (
     CommandIdReused,
     CommitTooLarge,
     Conflict,
-    LogMisconfigured,
-    LogUnavailable,
     check_stream,
     stream_config,
 )
@@ -49,24 +43,19 @@ log = logging.getLogger("tenantry.log")
 # mistake, and half of it leaves room for headers and for servers that are set lower.
 COMMIT_BYTES_MAX = 512 * 1024
 
-# How long an append is tried again before its caller is told that the log is away.
-APPEND_SECONDS = 6.0
-# A dead connection that sends no reset is noticed after PING_SECONDS * (PINGS_MISSED_MAX + 1).
-PING_SECONDS = 5
-PINGS_MISSED_MAX = 2
-
 # Both mean that the expected sequence was not the last one (server/errors.json of nats-server).
 _WRONG_LAST_SEQUENCE = (10071, 10164)
 _NO_MESSAGE_FOUND = 10037
+_NO_STREAM_FOUND = 10059
+_STREAM_NAME_IN_USE = 10058
 
 
 class ConfigLog:
     """The configuration log. Made by `connect`, ended by `close`."""
 
-    def __init__(self, client: Client) -> None:
-        self.nats = client
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
         self.synced_at = -math.inf
-        self._reconnect_listeners: set[Callable[[], None]] = set()
 
     @classmethod
     async def connect(
@@ -81,25 +70,27 @@ class ConfigLog:
 
         Raises LogUnavailable after `patience` seconds, LogMisconfigured.
         """
-        client = Client()
-        made = cls(client)
+        connection = Connection(Client(), servers, name)
+        await connection.open(patience)
+        made = cls(connection)
         try:
-            await asyncio.wait_for(_dial(made, client, servers, name), patience)
-            await made._ensure_stream(replicas, patience)
-        except (NatsError, OSError, TimeoutError) as error:
-            await client.close()
-            raise LogUnavailable(f"no NATS at {_redacted(servers)}: {error!r}") from error
+            await made._ensure_stream(replicas)
         except BaseException:
-            await client.close()
+            await connection.close()
             raise
         return made
 
     async def close(self) -> None:
-        await self.nats.close()
+        await self.connection.close()
+
+    @property
+    def nats(self) -> Client:
+        """The client, for what else goes over this connection (usage)."""
+        return self.connection.client
 
     @property
     def connected(self) -> bool:
-        return self.nats.is_connected
+        return self.connection.connected
 
     def staleness(self) -> float:
         """Seconds since all that is stored was known to be applied here; infinite before that."""
@@ -117,44 +108,19 @@ class ConfigLog:
         if len(data) > min(COMMIT_BYTES_MAX, self.nats.max_payload):
             raise CommitTooLarge(f"{kind} {id}: {len(data)} bytes, {COMMIT_BYTES_MAX} at most")
         subject = f"{SUBJECT_PREFIX}{kind}.{id}"
-        deadline = time.monotonic() + APPEND_SECONDS
-        sent = False
-        reason = "not connected"
-        while (left := deadline - time.monotonic()) > 0:
-            if not self.connected:
-                # Asking now would leave the message in the client's buffer, to be sent whenever
-                # the server is back, long after the caller was told that it failed.
-                await asyncio.sleep(min(left, RECONNECT_SECONDS / 5))
-                continue
-            try:
-                return await self._append_once(subject, data, commit.id, expected_sequence, left)
-            except NoRespondersError:
-                reason = "the stream has no leader"
-            except ApiError as error:
-                # The server says why it did not store this try; an earlier one may have been.
-                reason = str(error)
-            except (NatsError, OSError, TimeoutError) as error:
-                sent = True
-                reason = repr(error)
-            await asyncio.sleep(RECONNECT_SECONDS / 5)
-        if sent:
-            raise LogUnavailable(
-                f"{kind} {id}: the outcome is unknown ({reason}); repeat the same command",
-                unknown=True,
-            )
-        raise LogUnavailable(f"{kind} {id}: the configuration log is away ({reason})")
+        once = partial(self._append_once, subject, data, commit.id, expected_sequence)
+        return await self.connection.persist(once, f"{kind} {id}", writing=True)
 
     async def _append_once(
-        self, subject: str, data: bytes, command_id: str, expected: int, left: float
+        self, subject: str, data: bytes, command_id: str, expected: int, wait: float
     ) -> int:
         headers = {
             "Nats-Msg-Id": command_id,
             "Nats-Expected-Stream": STREAM,
             "Nats-Expected-Last-Subject-Sequence": str(expected),
         }
-        wait = min(left, ATTEMPT_SECONDS)
         try:
-            answer = await self._ask(subject, data, wait, headers)
+            answer = await self.connection.ask(subject, data, wait, headers)
         except ApiError as error:
             if error.code not in _WRONG_LAST_SEQUENCE:
                 raise
@@ -176,7 +142,7 @@ class ConfigLog:
         leader: any replica may answer a direct get, also one that lags behind."""
         question = orjson.dumps({"seq": sequence, "next_by_subj": subject})
         try:
-            answer = await self._ask(f"$JS.API.STREAM.MSG.GET.{STREAM}", question, wait)
+            answer = await self.connection.ask(f"$JS.API.STREAM.MSG.GET.{STREAM}", question, wait)
         except ApiError as error:
             if error.code == _NO_MESSAGE_FOUND:
                 return None
@@ -206,79 +172,34 @@ class ConfigLog:
         info = await self.request(f"$JS.API.STREAM.INFO.{STREAM}", b"")
         return int(info["state"]["last_seq"])
 
-    # --- the connection ------------------------------------------------------------------------
-
     async def request(self, subject: str, payload: bytes) -> dict[str, Any]:
-        """A JetStream request. Raises LogUnavailable whatever goes wrong."""
-        try:
-            if not self.connected:
-                raise LogUnavailable("not connected to NATS")
-            return await self._ask(subject, payload, ATTEMPT_SECONDS)
-        except (ApiError, NatsError, OSError, TimeoutError) as error:
-            raise LogUnavailable(f"the configuration log does not answer: {error!r}") from error
+        """A JetStream request that changes no facts. Raises LogUnavailable."""
 
-    async def _ask(
-        self, subject: str, payload: bytes, wait: float, headers: dict[str, str] | None = None
-    ) -> dict[str, Any]:
-        message = await self.nats.request(subject, payload, timeout=wait, headers=headers)
-        answer: dict[str, Any] = orjson.loads(message.data)
-        error = answer.get("error")
-        if error is not None:
-            raise ApiError(int(error.get("err_code", 0)), str(error.get("description", "")))
-        return answer
+        async def once(wait: float) -> dict[str, Any]:
+            return await self.connection.ask(subject, payload, wait)
 
-    def on_reconnect(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Call `listener` after each reconnect; the returned function ends that."""
-        self._reconnect_listeners.add(listener)
-        return lambda: self._reconnect_listeners.discard(listener)
+        return await self.connection.persist(once, subject, writing=False)
 
-    async def reconnected(self) -> None:
-        """Called by the NATS client."""
-        log.info("connected to NATS again")
-        for listener in tuple(self._reconnect_listeners):
-            listener()
-
-    async def _ensure_stream(self, replicas: int, wait: float) -> None:
+    async def _ensure_stream(self, replicas: int) -> None:
         """Make the stream, or check the one that is there. It is never updated from here: a client
         that rewrites a configuration it read drops the settings it does not know."""
-        info_subject = f"$JS.API.STREAM.INFO.{STREAM}"
-        try:
-            info = await self._ask(info_subject, b"", wait)
-        except ApiError:
-            wanted = orjson.dumps(stream_config(replicas).as_dict())
+        wanted = orjson.dumps(stream_config(replicas).as_dict())
+
+        async def once(wait: float) -> dict[str, Any]:
+            info_subject = f"$JS.API.STREAM.INFO.{STREAM}"
             try:
-                info = await self._ask(f"$JS.API.STREAM.CREATE.{STREAM}", wanted, wait)
+                return await self.connection.ask(info_subject, b"", wait)
             except ApiError as error:
-                # Another process may have made it meanwhile, with another number of replicas.
-                try:
-                    info = await self._ask(info_subject, b"", wait)
-                except ApiError:
-                    raise LogMisconfigured(f"{STREAM} cannot be made: {error}") from error
+                if error.code != _NO_STREAM_FOUND:
+                    raise
+            try:
+                create_subject = f"$JS.API.STREAM.CREATE.{STREAM}"
+                return await self.connection.ask(create_subject, wanted, wait)
+            except ApiError as error:
+                if error.code != _STREAM_NAME_IN_USE:
+                    raise
+            # Another process has made it meanwhile, with another number of replicas.
+            return await self.connection.ask(info_subject, b"", wait)
+
+        info = await self.connection.persist(once, f"the stream {STREAM}", writing=False)
         check_stream(info["config"], replicas)
-
-
-async def _dial(made: ConfigLog, client: Client, servers: Sequence[str], name: str) -> None:
-    async def disconnected() -> None:
-        if not client.is_closed:
-            log.warning("lost the connection to NATS; serving the configuration known so far")
-
-    async def failed(error: Exception) -> None:
-        log.debug("NATS: %r", error)
-
-    await client.connect(
-        list(servers),
-        name=name,
-        error_cb=failed,
-        disconnected_cb=disconnected,
-        reconnected_cb=made.reconnected,
-        max_reconnect_attempts=-1,
-        reconnect_time_wait=RECONNECT_SECONDS,  # type: ignore[arg-type]
-        ping_interval=PING_SECONDS,
-        max_outstanding_pings=PINGS_MISSED_MAX,
-    )
-
-
-def _redacted(servers: Sequence[str]) -> str:
-    """Addresses without the user and password that they may carry."""
-    parts = [urlsplit(server if "//" in server else f"//{server}") for server in servers]
-    return ", ".join(f"{part.hostname}:{part.port or 4222}" for part in parts)

@@ -21,8 +21,8 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from events import codec
+from events.connection import RECONNECT_SECONDS
 from events.stream import (
-    RECONNECT_SECONDS,
     STREAM,
     SUBJECT_PREFIX,
     Apply,
@@ -125,7 +125,7 @@ class Reader:
         consumer = await self._make_consumer()
         self._inbox = source.nats.new_inbox()
         self._pull_subject = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{consumer}"
-        forget = source.on_reconnect(lambda: self._end(_Again("reconnected")))
+        forget = source.connection.on_reconnect(lambda: self._end(_Again("reconnected")))
         subscription: Subscription | None = None
         try:
             subscription = await source.nats.subscribe(self._inbox, cb=self._received)
@@ -214,15 +214,22 @@ class Reader:
 
     def _control(self, message: Msg) -> None:
         """A message without a place in the stream: a heartbeat, or the end of a pull request."""
-        status = (message.headers or {}).get("Status", "")
+        headers = message.headers or {}
+        status = headers.get("Status", "")
         if status == "100":
-            self._source.synced_at = self._heard_at
+            # It names the last message sent to us, which shows the loss of a last one too.
+            last = int(headers.get("Nats-Last-Stream", "-1"))
+            if last > self.position:
+                self.gaps += 1
+                raise _Again(f"sequence {last} was sent, but {self.position} came last")
+            if last >= 0:
+                self._source.synced_at = self._heard_at
         elif status in ("404", "408"):
             self._wanted = 0
         elif status == "409":
             # Over max_bytes ends one request; every other reason (consumer deleted, leadership
             # change, server shutdown) ends the consumer as far as we are concerned.
-            reason = (message.headers or {}).get("Description", "")
+            reason = headers.get("Description", "")
             if "max" not in reason.lower() and "batch completed" not in reason.lower():
                 raise _Again(reason)
             self._wanted = 0

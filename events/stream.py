@@ -24,10 +24,6 @@ log = logging.getLogger("tenantry.log")
 STREAM = "TENANTRY_CONFIG"
 SUBJECT_PREFIX = "tenantry.config."
 
-# How long one attempt waits for the server: a cluster elects a leader in about a second.
-ATTEMPT_SECONDS = 2.0
-# A local server is back within a second; waiting longer between tries only adds to the outage.
-RECONNECT_SECONDS = 0.25
 # apply(sequence, kind, id, commit)
 Apply = Callable[[int, str, str, Commit], None]
 

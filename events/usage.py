@@ -19,7 +19,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 
-from events.stream import ATTEMPT_SECONDS
+from events.connection import ATTEMPT_SECONDS
 
 log = logging.getLogger("tenantry.usage")
 

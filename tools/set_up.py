@@ -23,16 +23,6 @@ STAMP = VENV / "set-up.json"
 LOG = VENV / "set-up.log"
 OLDEST = (3, 11)
 VERSION = "{}.{}".format(*sys.version_info)
-# What pip says when the index cannot be reached, in its several ways.
-UNREACHABLE = (
-    "NewConnectionError",
-    "Failed to establish a new connection",
-    "Temporary failure in name resolution",
-    "NameResolutionError",
-    "ConnectTimeoutError",
-    "ProxyError",
-    "No matching distribution found",
-)
 
 
 class Lacking(Exception):
@@ -140,22 +130,21 @@ def install_dependencies(stamp, dev):
 
     def progress(line):
         nonlocal count
-        if line.startswith("Collecting"):
+        if line.startswith(("Collecting", "Processing")):
             count += 1
             if sys.stdout.isatty():
                 print(f"\r    {count:3d}  {line.split()[1]:60.60s}", end="", flush=True)
         if line.startswith("Installing collected packages") and count:
             if sys.stdout.isatty():
                 print("\r" + " " * 72 + "\r", end="")
-            say(f"unpacking {count} packages")
+            say(f"unpacking {line.count(',') + 1} packages")
 
     def failed(output):
-        if any(sign in output for sign in UNREACHABLE):
-            return Lacking(
-                "The package index cannot be reached or lacks a package, and the first set-up "
-                f"needs it: check the network, then see {LOG}."
-            )
-        return Lacking(f"Installing the dependencies failed: see the end of {LOG}.")
+        errors = [line for line in output.splitlines() if line.startswith("ERROR: ")]
+        return Lacking(
+            "The dependencies cannot be installed; the first set-up needs the network to reach the "
+            f"package index. pip says: {(errors or ['nothing'])[0]} (more in {LOG})"
+        )
 
     command = [PYTHON, "-m", "pip", "install", "--progress-bar=off"]
     run([*command, "--constraint", ROOT / "constraints.txt", *wanted], failed, progress)

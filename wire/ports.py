@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from mypy_extensions import mypyc_attr
+
 from wire.errors import TenantryError
 
 if TYPE_CHECKING:
@@ -126,6 +128,7 @@ class Lease:
         raise NotImplementedError
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Tenants:
     """Who may log in, and where their lease comes from."""
 

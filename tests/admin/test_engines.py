@@ -65,7 +65,7 @@ def test_first_start_creates_a_cluster_that_only_its_password_opens(data_dir: Pa
         ).fetchone()
         assert row == ("UTF8", "b", "C.UTF-8")
         assert connection.info.server_version // 10000 == 18
-    assert said == [
+    assert said[-2:] == [
         "creating the PostgreSQL cluster (once)",
         f"PostgreSQL is ready on 127.0.0.1:{postgres.port()}",
     ]

@@ -9,7 +9,7 @@ import pytest
 from support.engines import Nats
 from support.nats import NatsServer
 
-from events import log as log_module
+from events import connection
 from events.commander import Commander
 from events.commands import (
     ChangeTenant,
@@ -177,7 +177,7 @@ def test_a_whole_file_is_carried_out_once_or_refused_whole(nats_server: Nats) ->
 def test_without_the_log_commands_fail_and_reading_goes_on(
     own_nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_module, "APPEND_SECONDS", 0.3)
+    monkeypatch.setattr(connection, "PATIENCE_SECONDS", 0.3)
 
     async def test(office: Office) -> None:
         await office.commander.execute(PutTenant(id="acme", settings={"name": "A"}), "ann")

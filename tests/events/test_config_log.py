@@ -11,7 +11,7 @@ import pytest
 from support.engines import Nats
 from support.nats import Line, NatsServer, free_port
 
-from events import log as log_module
+from events import connection
 from events.facts import Commit, TenantChanged, TenantCreated
 from events.log import ConfigLog
 from events.stream import (
@@ -157,8 +157,8 @@ def test_an_unknown_outcome_is_neither_lost_nor_doubled(
 def test_an_outcome_that_stays_unknown_is_told_as_such_and_the_repeat_finds_it(
     nats_server: Nats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_module, "APPEND_SECONDS", 0.5)
-    monkeypatch.setattr(log_module, "ATTEMPT_SECONDS", 0.2)
+    monkeypatch.setattr(connection, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(connection, "ATTEMPT_SECONDS", 0.2)
 
     async def test(broken: ConfigLog, sound: ConfigLog, line: Line) -> None:
         line.drop_answers = True
@@ -175,13 +175,13 @@ def test_an_outcome_that_stays_unknown_is_told_as_such_and_the_repeat_finds_it(
 def test_while_the_server_is_away_appends_fail_and_are_not_sent_later(
     own_nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_module, "APPEND_SECONDS", 0.5)
+    monkeypatch.setattr(connection, "PATIENCE_SECONDS", 0.5)
 
     async def test(log: ConfigLog) -> None:
         await log.append("tenant", "acme", commit("c1"), 0)
         own_nats.kill()
         await _until(lambda: not log.connected)
-        with pytest.raises(LogUnavailable, match="is away") as caught:
+        with pytest.raises(LogUnavailable, match="not connected") as caught:
             await log.append("tenant", "acme", commit("c2"), 1)
         assert not caught.value.unknown
         own_nats.start()
@@ -210,14 +210,9 @@ def test_acknowledged_commits_survive_kill_9(own_nats: NatsServer) -> None:
             await log.append("tenant", f"t{number}", commit(f"c{number}"), 0)
             own_nats.kill()
             own_nats.start()
-        assert [id for _, _, id in await stored_patiently(log)] == [f"c{n}" for n in range(5)]
+        assert [id for _, _, id in await stored(log)] == [f"c{n}" for n in range(5)]
 
     with_log(own_nats, test)
-
-
-async def stored_patiently(log: ConfigLog) -> list[tuple[int, str, str]]:
-    await _until(lambda: log.connected)
-    return await stored(log)
 
 
 def test_too_large_a_commit_is_refused_before_it_is_sent(nats_server: Nats) -> None:

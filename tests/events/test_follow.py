@@ -14,7 +14,8 @@ from nats.aio.msg import Msg
 from support.engines import Nats
 from support.nats import Line, NatsServer
 
-from events import codec, reader
+from events import codec, connection, reader
+from events.connection import Connection
 from events.facts import Commit, TenantChanged, TenantCreated
 from events.log import ConfigLog
 from events.projection import Projection
@@ -135,6 +136,27 @@ def test_a_line_that_goes_dead_without_a_word_is_noticed(
     asyncio.run(run())
 
 
+def test_a_connection_that_the_server_refuses_is_dialled_anew(nats_server: Nats) -> None:
+    async def run() -> None:
+        writer = await ConfigLog.connect([nats_server.url])
+        notes = Notes()
+        async with (
+            Line(nats_server.url, nats_server.port) as line,
+            following(line.url, notes) as log,
+        ):
+            for round in range(3):
+                await append(writer, 2 * round + 1)
+                await notes.has(2 * round + 1)
+                # At this the client library closes itself for good.
+                line.say(b"-ERR 'maximum connections exceeded'\r\n")
+                await until(lambda: log.nats.is_closed)
+                await append(writer, 2 * round + 2)
+                await notes.has(2 * round + 2)
+        await writer.close()
+
+    asyncio.run(run())
+
+
 class DroppingLog(ConfigLog):
     """Loses every third message on its way to the reader, as a full queue in the client does."""
 
@@ -183,14 +205,16 @@ def test_a_message_that_is_really_gone_stops_reading(nats_server: Nats) -> None:
         await jetstream.delete_msg(STREAM, 2)
         notes = Notes()
         with pytest.raises(LogGap, match="behind sequence 1: sequence 3 was delivered after 1"):
-            await ConfigLog(client).read_all(1, notes.apply)
+            await ConfigLog(Connection(client)).read_all(1, notes.apply)
         assert notes.sequences == [1]
         await client.close()
 
     asyncio.run(run())
 
 
-def test_reading_all_needs_a_server(own_nats: NatsServer) -> None:
+def test_reading_all_needs_a_server(own_nats: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "PATIENCE_SECONDS", 0.3)
+
     async def run() -> None:
         log = await ConfigLog.connect([own_nats.url])
         own_nats.kill()

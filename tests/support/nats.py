@@ -74,6 +74,7 @@ class Line:
         self._server: asyncio.Server | None = None
         self._pumps: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._clients: set[asyncio.StreamWriter] = set()
         self.drop_requests = False
         self.drop_answers = False
         self.swallowed = 0
@@ -98,6 +99,11 @@ class Line:
         for writer in tuple(self._writers):
             writer.transport.abort()
 
+    def say(self, data: bytes) -> None:
+        """Put words into the server's mouth, on every connection."""
+        for writer in self._clients:
+            writer.write(data)
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             there = await asyncio.open_connection("127.0.0.1", self._target)
@@ -105,6 +111,7 @@ class Line:
             writer.transport.abort()
             return
         self._writers |= {writer, there[1]}
+        self._clients.add(writer)
         for source, sink, requests in ((reader, there[1], True), (there[0], writer, False)):
             task = asyncio.get_running_loop().create_task(self._pump(source, sink, requests))
             self._pumps.add(task)
@@ -125,3 +132,4 @@ class Line:
         finally:
             sink.transport.abort()
             self._writers.discard(sink)
+            self._clients.discard(sink)

@@ -20,6 +20,8 @@ from wire.identify import parse_options
 from wire.postgres.scram import make_verifier
 from wire.postgres.tls_setup import NodeTls, node_tls
 
+pytestmark = pytest.mark.engine
+
 # Passwords that SASLprep changes, refuses, or takes as they are; PostgreSQL must agree on each.
 ODD_PASSWORDS = [
     "I\u00adX",

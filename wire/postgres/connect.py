@@ -13,7 +13,7 @@ from wire.ports import Pool
 from wire.postgres import protocol as p
 from wire.postgres.auth import ServerLogin
 from wire.postgres.cancel import CancelTarget
-from wire.postgres.server import ServerConnection
+from wire.postgres.server import ServerConnection, share
 from wire.postgres.tls import TlsEndpoint
 from wire.postgres.tls_setup import NodeTls
 
@@ -22,11 +22,6 @@ log = logging.getLogger("tenantry.connect")
 CONNECT_SECONDS: Final = 15.0
 # Everything a server may send during login: parameters, a key, notices.
 MAX_LOGIN_BYTES: Final = 256 * 1024
-# Distinct sets of reported settings kept as one object; servers of a pool report alike, and the
-# same object lets a hand-over see that at a glance.
-MAX_SHARED_PARAMETERS: Final = 1_000
-
-_shared_parameters: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
 
 
 class Target:
@@ -217,14 +212,6 @@ def hand_over(
     if login.buffer:
         server.data_received(login.buffer)
     return server
-
-
-def share(parameters: dict[str, str]) -> dict[str, str]:
-    """One object for equal sets of reported settings."""
-    key = tuple(sorted(parameters.items()))
-    if len(_shared_parameters) >= MAX_SHARED_PARAMETERS:
-        _shared_parameters.clear()
-    return _shared_parameters.setdefault(key, parameters)
 
 
 def refused(fields: dict[str, str], target: Target, settings: dict[str, str]) -> e.TenantryError:

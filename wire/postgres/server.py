@@ -41,6 +41,8 @@ ADD: Final = 2  # self.addition goes out after it, or in its place
 UNSAFE_ENCODINGS: Final = frozenset(
     ("BIG5", "GB18030", "GBK", "JOHAB", "SHIFT_JIS_2004", "SJIS", "UHC")
 )
+# Distinct sets of reported settings kept as one object each; the servers of a pool report alike.
+MAX_SHARED_PARAMETERS: Final = 1_000
 STALE_PLAN: Final = b"cached plan must not change result type"
 
 # Fails in the grammar, so it fails whatever state the transaction is in.
@@ -249,9 +251,6 @@ class ServerConnection:
         if data:
             client.deliver(data)
         if self.head == len(self.owed) and not self.closed and self.client is client:
-            if self.owed:
-                self.owed.clear()
-                self.head = 0
             if self.working:
                 self.end_work()
             client.server_idle(self)
@@ -484,7 +483,7 @@ class ServerConnection:
         value = parts[1].decode("utf-8", "replace")
         parameters = dict(self.parameters)
         parameters[name] = value
-        self.parameters = parameters
+        self.parameters = parameters = share(parameters)
         if name == "standard_conforming_strings" and value != "on":
             raise NotSupported("standard_conforming_strings must stay on", hint="Use E'' strings.")
         if name == "client_encoding" and value in UNSAFE_ENCODINGS:
@@ -612,6 +611,17 @@ class ServerConnection:
 # statement would drop the client's own.
 REFUSED_PARSE: Final = p.message(p.PARSE, b"tenantry_refused\0" + REFUSED_SQL + b"\0\0\0")
 FAIL_AND_SYNC: Final = REFUSED_PARSE + p.SYNC_MESSAGE
+
+
+_shared_parameters: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
+
+
+def share(parameters: dict[str, str]) -> dict[str, str]:
+    """One object for equal sets of reported settings, so that equality is seen at a glance."""
+    key = tuple(sorted(parameters.items()))
+    if len(_shared_parameters) >= MAX_SHARED_PARAMETERS:
+        _shared_parameters.clear()
+    return _shared_parameters.setdefault(key, parameters)
 
 
 def must_be_whole(kind: int, length: i64) -> bool:

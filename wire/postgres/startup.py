@@ -143,7 +143,9 @@ class Startup:
         client.tenant = tenant
         client.lease = await self.listener.tenants.open(
             # libpq sends the user's name when no database is named.
-            client, tenant, "" if database == user else database
+            client,
+            tenant,
+            "" if database == user else database,
         )
         client.meter = client.lease.meter
         self.send(p.AUTHENTICATION_OK)

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import orjson
 
-from wire.errors import NotSupported, SyntaxRefused, TooLarge
+from wire.errors import NotSupported, SyntaxRefused, TenantryError, TooLarge
 from wire.sql import effects, libpg
 from wire.sql import verdict as v
 from wire.sql.builtins import BUILTINS
@@ -28,9 +28,10 @@ from wire.sql.commands import (
     UNLOCKING,
     system_function,
 )
-from wire.sql.facts import Facts, Statement
+from wire.sql.facts import Facts, Statement, same
 from wire.sql.template import PUNCTUATION, tokens
 
+MAX_STATEMENTS: Final = 10_000  # in one text: 10 MB of facts, a second of a processor
 _ROW_SHARE: Final = 2  # LOCK TABLE modes above this one conflict with writers
 _NO_SCOPE: Final[frozenset[str]] = frozenset()
 
@@ -105,7 +106,9 @@ def analyse(sql: str | bytes) -> Facts:
         trees = parse(text)
     except RecursionError:
         raise TooLarge("statement is nested too deeply to be judged") from None
-    statements = []
+    if len(trees) > MAX_STATEMENTS:
+        raise TooLarge(f"text holds more than {MAX_STATEMENTS} statements")
+    statements: list[Statement] = []
     for tree in trees:
         if "stmt" not in tree:
             continue
@@ -116,8 +119,18 @@ def analyse(sql: str | bytes) -> Facts:
             _locate(statement, text, start, start + length if length else len(text))
             if foreign:
                 _translate(statement, text)
+        if statements and same(statements[-1], statement):
+            statement = statements[-1]
         statements.append(statement)
     return Facts(statements)
+
+
+def analyse_or_refuse(sql: bytes) -> Facts:
+    """As analyse, with what it raises as the facts' refusal."""
+    try:
+        return analyse(sql)
+    except TenantryError as error:
+        return Facts([], error)
 
 
 def _locate(statement: Statement, text: bytes, start: int, end: int) -> None:
@@ -222,6 +235,8 @@ class _Walk:
         elif kind == "InsertStmt":
             self._operation("INSERT")
             self._changed(node)
+            if node.get("onConflictClause", {}).get("action") == "ONCONFLICT_UPDATE":
+                self._operation("UPDATE")
             source = node.get("selectStmt", {}).get("SelectStmt", {})
             if "valuesLists" in source:
                 # VALUES reads no table; what stands in it may.

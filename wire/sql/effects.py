@@ -143,8 +143,9 @@ def setting(out: Statement, name: str, values: list[str | None]) -> None:
             if path is None:
                 out.unsure = True
             elif "pg_temp" in path.lower():
-                # What is created from now on may be temporary without saying so.
-                out.pin = "temporary objects"
+                # What is created from now on may be temporary without saying so, so the pin must
+                # last as long as the setting, even while there are no temporary objects.
+                out.pin = "set_config"
 
 
 def set_config(out: Statement, args: list[dict[str, Any]]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
+from wire.errors import TenantryError
 from wire.sql.verdict import NONE
 
 
@@ -45,30 +46,52 @@ class Statement:
 
 
 class Facts:
-    """The facts of a text. `exact`: they hold for this text only, not for all of its template."""
+    """The facts of a text, or why it cannot be judged.
 
-    def __init__(self, statements: list[Statement]) -> None:
+    exact     they hold for this text only, not for all of its template
+    weight    how many different statements it holds; neighbours with equal facts are one object
+    """
+
+    def __init__(self, statements: list[Statement], refusal: TenantryError | None = None) -> None:
         self.statements = statements
-        self.exact = any(s.literal for s in statements)
+        self.refusal = refusal
+        self.exact = any(statement.literal for statement in statements)
+        self.weight = len({id(statement) for statement in statements})
 
 
-def dump(facts: Facts) -> list[dict[str, Any]]:
-    """As plain values, for the way between processes."""
-    return [
-        {k: sorted(x) if isinstance(x, set) else x for k, x in vars(s).items()}
-        for s in facts.statements
-    ]
+FIELDS: Final = tuple(vars(Statement()))
 
 
-def load(plain: list[dict[str, Any]]) -> Facts:
+def same(one: Statement, other: Statement) -> bool:
+    """Whether two statements have the same facts; never for those with a text of their own."""
+    if one.end or other.end:
+        return False
+    return all(getattr(one, name) == getattr(other, name) for name in FIELDS)
+
+
+def dump(facts: Facts) -> list[list[Any]]:
+    """As plain values, for the way between processes: [repetitions, values of FIELDS]."""
+    plain: list[list[Any]] = []
+    last: Statement | None = None
+    for statement in facts.statements:
+        if statement is last:
+            plain[-1][0] += 1
+            continue
+        last = statement
+        values = [getattr(statement, name) for name in FIELDS]
+        plain.append([1, [sorted(x) if isinstance(x, set) else x for x in values]])
+    return plain
+
+
+def load(plain: list[list[Any]]) -> Facts:
     """The inverse of dump."""
-    statements = []
-    for values in plain:
+    statements: list[Statement] = []
+    for count, values in plain:
         statement = Statement()
-        for name, value in values.items():
+        for name, value in zip(FIELDS, values, strict=True):
             if name == "relations":
                 statement.relations = {(schema, relation) for schema, relation in value}
             else:
                 setattr(statement, name, set(value) if isinstance(value, list) else value)
-        statements.append(statement)
+        statements.extend([statement] * count)
     return Facts(statements)

@@ -7,28 +7,31 @@ tenant's policy changes. Where rewriting of row-isolated statements comes, it co
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Final
 
 from events.model import Permissions, RateLimits
-from wire.errors import TenantryError, TooLarge
-from wire.sql.analyse import analyse
-from wire.sql.facts import Facts
+from wire.errors import TooLarge
+from wire.sql import helper
+from wire.sql.analyse import analyse_or_refuse
+from wire.sql.facts import Facts, Statement
 from wire.sql.policy import Policy
 from wire.sql.template import template
 from wire.sql.verdict import NONE, Effect, Verdict
 
-# Longer texts are parsed in a helper process: parsing 16 KiB takes at most about 2 ms, and at most
-# 2 MB of the 8 MB stack of a main thread (see analyse.py).
-PARSE_HERE_MAX: Final = 16 * 1024
+# Longer texts are parsed in a helper process: 8 KiB take at most 15 ms here (a typical text of that
+# size 1 ms), and at most 2 MB of the 8 MB stack of a main thread (see analyse.py).
+PARSE_HERE_MAX: Final = 8 * 1024
 # Longer texts are known by their exact text only: their template would take over 1 ms.
 TEMPLATE_MAX: Final = 64 * 1024
 # Per tenant and generation (there are two): what the busiest of applications repeats, with 100
 # active tenants below 100 MB.
 VERDICT_ENTRIES: Final = 512
 VERDICT_BYTES: Final = 256 * 1024
-# Per worker and generation: a parsed statement's facts take about 2 kB.
-FACTS_ENTRIES: Final = 2048
-FACTS_BYTES: Final = 2 * 1024 * 1024
+# Per worker and generation.
+FACTS_BYTES: Final = 12 * 1024 * 1024
+STATEMENT_BYTES: Final = 1024  # what the facts of a statement take, roughly
+EFFECT_BYTES: Final = 128
 # Texts whose second coming is noticed; one number each.
 SEEN_SLOTS: Final = 2048
 
@@ -52,22 +55,28 @@ class Verdicts:
         return found
 
     def put(self, key: bytes, verdict: Verdict) -> None:
+        cost = len(key) + EFFECT_BYTES * len(verdict.effects)
         # One text may not throw out all others.
-        if len(key) > self._limit // 4:
+        if cost > self._limit // 4:
             return
-        if len(self._young) >= self._entries or self._size + len(key) > self._limit:
+        if len(self._young) >= self._entries or self._size + cost > self._limit:
             self._old = self._young
             self._young = {}
             self._size = 0
         self._young[key] = verdict
-        self._size += len(key)
+        self._size += cost
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
 
 
 class Analyser:
-    """The facts of texts, remembered for all tenants of a worker. Bounded like Verdicts."""
+    """The facts of texts, remembered for all tenants of a worker. Bounded like Verdicts.
+
+    They are kept under the template, or under the text where they hold for that only, or under the
+    digest of a text that is too long for a template. What has just been put in is found at once:
+    that is how a text that was parsed elsewhere comes back to be judged.
+    """
 
     def __init__(self) -> None:
         self._young: dict[bytes, Facts] = {}
@@ -85,36 +94,48 @@ class Analyser:
         return False
 
     def known(self, sql: bytes, key: bytes | None) -> Facts | None:
-        """The facts of a text whose template is `key`, if they are remembered."""
-        for name in (sql, key):
-            if name is None:
-                continue
-            facts = self._young.get(name) or self._old.get(name)
-            if facts is not None and (name is sql or not facts.exact):
-                return facts
-        return None
+        """The facts of a text whose template is `key` (None: it has none), if remembered."""
+        name = _own_name(sql)
+        facts = self._young.get(name) or self._old.get(name)
+        if facts is None and key is not None:
+            facts = self._young.get(key) or self._old.get(key)
+            if facts is not None and facts.exact:
+                return None
+        return facts
 
     def remember(self, sql: bytes, key: bytes | None, facts: Facts) -> None:
-        name = sql if key is None or facts.exact else key
-        if len(name) > FACTS_BYTES // 16:
-            return
-        if len(self._young) >= FACTS_ENTRIES or self._size + len(name) > FACTS_BYTES:
+        name = key if key is not None and not facts.exact else _own_name(sql)
+        cost = len(name) + STATEMENT_BYTES * (1 + facts.weight)
+        if self._size + cost > FACTS_BYTES:
             self._old = self._young
             self._young = {}
             self._size = 0
         self._young[name] = facts
-        self._size += len(name)
+        self._size += cost
+
+    def forget(self, sql: bytes) -> None:
+        """Drops what was remembered under the text itself."""
+        name = _own_name(sql)
+        self._young.pop(name, None)
+        self._old.pop(name, None)
+
+
+def _own_name(sql: bytes) -> bytes:
+    return sql if len(sql) <= TEMPLATE_MAX else sha256(sql).digest()
+
+
+SHARED: Final = Analyser()
 
 
 class Guard:
     """Judges one tenant's texts under one version of its policy."""
 
     def __init__(
-        self, permissions: Permissions, limits: RateLimits, analyser: Analyser | None = None
+        self, permissions: Permissions, limits: RateLimits, analyser: Analyser = SHARED
     ) -> None:
         """Raises ValueError when permissions.blocked_tables holds what is not a table's name."""
         self._policy = Policy(permissions)
-        self._analyser = analyser if analyser is not None else Analyser()
+        self._analyser = analyser
         self._exact = Verdicts(VERDICT_ENTRIES, VERDICT_BYTES)
         self._templates = Verdicts(VERDICT_ENTRIES, VERDICT_BYTES)
         limit = limits.max_statement_size
@@ -143,28 +164,37 @@ class Guard:
         return found
 
     def must_offload(self, sql: bytes) -> bool:
-        """Whether the text is too large to be parsed here: submit it to a Helper, then adopt."""
+        """Whether the text must be parsed elsewhere: submit it to a helper, then `adopt`."""
         return len(sql) > PARSE_HERE_MAX and self._known(sql) is None
 
     def learn(self, sql: bytes) -> Verdict:
-        """Parses the text now and remembers the verdict. Not for texts that must be offloaded.
+        """Parses the text now and remembers the verdict.
 
         Errors of the parser are refusals: no text is forwarded that we could not read.
+        A text that must be offloaded is parsed by the helper while everybody waits: that is for
+        the rare caller who cannot wait otherwise.
         """
         if len(sql) > self._max_size:
             return self._too_large
         facts = self._known(sql)
         if facts is None:
             if len(sql) > PARSE_HERE_MAX:
-                raise ValueError("a text of this size is parsed in a helper process")
-            try:
-                facts = analyse(sql)
-            except TenantryError as error:
-                return Verdict(error, statements=0)
+                facts = helper.submit(sql).result()
+            else:
+                facts = analyse_or_refuse(sql)
+            if facts.refusal is not None:
+                return Verdict(facts.refusal, statements=0)
+        elif facts.refusal is not None:
+            # It was kept to be told once; the helper may have been busy only.
+            self._analyser.forget(sql)
+            return Verdict(facts.refusal, statements=0)
         return self.adopt(sql, facts)
 
     def adopt(self, sql: bytes, facts: Facts) -> Verdict:
-        """Judges a text by its facts and remembers both."""
+        """Judges a text by its facts. `learn` then knows it, here and in every other Guard."""
+        if facts.refusal is not None:
+            self._analyser.remember(sql, None, facts)
+            return Verdict(facts.refusal, statements=0)
         key = template(sql) if len(sql) <= TEMPLATE_MAX else None
         self._analyser.remember(sql, key, facts)
         verdict = self._verdict(sql, facts)
@@ -181,7 +211,12 @@ class Guard:
         pin = ""
         unsure = unpin = block = acts = False
         effects: list[Effect] = []
+        last: Statement | None = None
         for statement in facts.statements:
+            if statement is last:
+                effects.append(effects[-1])
+                continue
+            last = statement
             refusal = self._policy.check(statement)
             if refusal is not None:
                 return Verdict(refusal, statements=len(facts.statements))

@@ -6,6 +6,7 @@ gets a new process. The processes end when the worker does: they read until the 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import resource
@@ -19,7 +20,7 @@ from typing import IO, Any, Final
 import orjson
 
 from wire.errors import NotSupported, RateExceeded, SyntaxRefused, TenantryError, TooLarge
-from wire.sql.analyse import analyse
+from wire.sql.analyse import analyse_or_refuse
 from wire.sql.facts import Facts, dump, load
 
 PROCESSES: Final = 1  # the second core belongs to PostgreSQL as much as to us
@@ -49,14 +50,13 @@ class Helper:
         self._waiting = 0
 
     def submit(self, sql: bytes) -> Future[Facts]:
-        """The facts of a text, later. The future raises what analyse raises, and TooLarge for a
-        text that costs too much; RateExceeded when too many wait already."""
+        """The facts of a text, later; with a refusal where analyse raises one, for a text that
+        costs too much, and when too many texts wait already. Raises RuntimeError once closed."""
         with self._lock:
             if self._waiting >= MAX_WAITING:
                 full: Future[Facts] = Future()
-                full.set_exception(
-                    RateExceeded("too many large statements are being read", hint="Try again.")
-                )
+                busy = RateExceeded("too many large statements are being read", hint="Try again.")
+                full.set_result(Facts([], busy))
                 return full
             self._waiting += 1
         try:
@@ -66,7 +66,7 @@ class Helper:
             raise
 
     def close(self) -> None:
-        """Ends the processes; what is being parsed fails with TooLarge, what waits is cancelled."""
+        """Ends the processes; what is being parsed is refused, what waits is cancelled."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             children = list(self._children)
@@ -102,7 +102,7 @@ class Helper:
         if answer is None:
             self._end(child)
             self._local.child = None
-            raise TooLarge("statement is too complex to be judged")
+            return Facts([], TooLarge("statement is too complex to be judged"))
         return _result(orjson.loads(answer))
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -135,8 +135,29 @@ def _result(answer: dict[str, Any]) -> Facts:
         return load(answer["facts"])
     kind = _ERRORS.get(answer["error"], NotSupported)
     if kind is SyntaxRefused:
-        raise SyntaxRefused(answer["message"], position=answer["position"])
-    raise kind(answer["message"])
+        return Facts([], SyntaxRefused(answer["message"], position=answer["position"]))
+    return Facts([], kind(answer["message"]))
+
+
+_shared: Helper | None = None
+
+
+def submit(sql: bytes) -> Future[Facts]:
+    """As Helper.submit, on the helper of this process, which starts with the first text."""
+    global _shared
+    if _shared is None:
+        _shared = Helper()
+        atexit.register(close)
+    return _shared.submit(sql)
+
+
+def close() -> None:
+    """Ends the helper of this process, if there is one; the next text starts another."""
+    global _shared
+    if _shared is not None:
+        atexit.unregister(close)
+        _shared.close()
+        _shared = None
 
 
 def write_frame(stream: IO[bytes], data: bytes) -> None:
@@ -172,10 +193,15 @@ def _serve(cpu_seconds: float) -> None:
         # Past this the kernel ends the process, wherever it is.
         resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
         try:
-            answer: dict[str, Any] = {"facts": dump(analyse(sql))}
-        except TenantryError as error:
-            position = getattr(error, "position", 0)
-            answer = {"error": type(error).__name__, "message": error.message, "position": position}
+            answer = _answer(analyse_or_refuse(sql))
         except MemoryError:
-            answer = {"error": "TooLarge", "message": "statement is too complex to be judged"}
+            answer = _answer(Facts([], TooLarge("statement is too complex to be judged")))
         write_frame(sys.stdout.buffer, orjson.dumps(answer))
+
+
+def _answer(facts: Facts) -> dict[str, Any]:
+    error = facts.refusal
+    if error is None:
+        return {"facts": dump(facts)}
+    position = getattr(error, "position", 0)
+    return {"error": type(error).__name__, "message": error.message, "position": position}

@@ -1,0 +1,135 @@
+"""What the demo's steps share: connections through the proxy and past it, commands, checks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import psycopg
+
+from admin.demo_log import Entry
+from admin.demo_screen import Screen, told
+from events.commander import Commander
+from events.commands import Command
+from events.log import ConfigLog
+from events.projection import Projection
+
+USER: Final = "appuser"
+PASSWORD: Final = "apppass"  # noqa: S105 - the demo's, on loopback, printed anyway
+DATABASES: Final = {"acme": "shared_db", "widgetco": "widgetco_db", "trial": "shared_db"}
+ACTOR: Final = "demo"
+# A change reaches open connections within milliseconds; this is for machines under load.
+PATIENCE_SECONDS: Final = 20.0
+
+Connection = psycopg.AsyncConnection[Any]
+
+
+class StepFailed(Exception):
+    """What was shown is not as it should be."""
+
+
+@dataclass
+class Stage:
+    """What the steps work with. `admin_dsn` gives a connection string of the database's owner."""
+
+    screen: Screen
+    host: str
+    port: int
+    admin_dsn: Callable[[str], str]
+    log: ConfigLog
+    started: str
+    projection: Projection = field(default_factory=Projection)
+    before: int = 0
+
+    async def connect(self, tenant: str, *, user: str = USER, **other: str) -> Connection:
+        """A connection through the proxy. Raises psycopg.OperationalError."""
+        return await psycopg.AsyncConnection[Any].connect(
+            host=self.host,
+            port=self.port,
+            user=f"{tenant}.{user}",
+            password=other.get("password", PASSWORD),
+            dbname=other.get("dbname", DATABASES.get(tenant, "shared_db")),
+            autocommit=True,
+            connect_timeout=int(PATIENCE_SECONDS),
+        )
+
+    async def admin(self, database: str) -> Connection:
+        """A connection past the proxy, as the superuser of the embedded PostgreSQL."""
+        dsn = self.admin_dsn(database)
+        return await psycopg.AsyncConnection[Any].connect(dsn, autocommit=True)
+
+    async def command(self, command: Command) -> None:
+        await Commander(self.log, self.projection).execute(command, ACTOR)
+
+    async def catch_up(self) -> None:
+        await self.log.read_all(self.projection.position + 1, self.projection.apply)
+
+    async def entries(self) -> list[Entry]:
+        """All commits in the log, oldest first."""
+        found: list[Entry] = []
+        await self.log.read_all(1, lambda *entry: found.append(Entry(*entry)))
+        return found
+
+
+def check(holds: bool, otherwise: str) -> None:
+    """Raises StepFailed."""
+    if not holds:
+        raise StepFailed(otherwise)
+
+
+async def refusal(connection: Connection, statement: str) -> psycopg.Error:
+    """The error that answers `statement`. Raises StepFailed when it is carried out."""
+    try:
+        cursor = await connection.execute(statement.encode())
+        if cursor.description is not None:
+            await cursor.fetchall()
+    except psycopg.Error as error:
+        return error
+    raise StepFailed(f"was not refused: {statement}")
+
+
+async def login_refused(stage: Stage, tenant: str, **how: str) -> str:
+    try:
+        connection = await stage.connect(tenant, **how)
+    except psycopg.OperationalError as error:
+        return told(error)
+    await connection.close()
+    raise StepFailed(f"{tenant} was let in: {how}")
+
+
+async def until_refused(
+    connection: Connection, statement: str, *, pause: float = 0.0
+) -> psycopg.Error:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            return await refusal(connection, statement)
+        except StepFailed:
+            await asyncio.sleep(pause)
+    raise StepFailed(f"the change was not felt within {PATIENCE_SECONDS:g} s")
+
+
+async def until_answered(connection: Connection, statement: str) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            await connection.execute(statement.encode())
+            return
+        except psycopg.Error as error:
+            check(time.monotonic() < deadline, f"still refused: {told(error)}")
+
+
+async def until_let_in(stage: Stage, tenant: str) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            connection = await stage.connect(tenant)
+        except psycopg.OperationalError as error:
+            check(time.monotonic() < deadline, f"still refused: {told(error)}")
+            await asyncio.sleep(0.05)
+        else:
+            await connection.close()
+            return

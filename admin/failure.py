@@ -1,0 +1,17 @@
+"""What ends a command: one or two sentences for people, and the exit code."""
+
+from __future__ import annotations
+
+from typing import Final
+
+FAILED: Final = 1
+MISTAKE: Final = 2
+"""Wrong usage, or mistakes in the configuration file."""
+
+
+class Failure(Exception):
+    """The command cannot go on. The text says why and what to do; it holds no secret."""
+
+    def __init__(self, text: str, exit_code: int = FAILED) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code

@@ -1,0 +1,176 @@
+"""One connection to NATS that is never given up, and requests that do not outlive it.
+
+The client library reconnects by itself after most failures, but closes for good when the server
+says -ERR (too many connections, say, while everybody reconnects at once); then it is dialled anew.
+Users and passwords that an address may carry are never logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import orjson
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
+
+from events.stream import ApiError, LogUnavailable
+
+log = logging.getLogger("tenantry.log")
+
+# How long one attempt waits for the server: a cluster elects a leader in about a second.
+ATTEMPT_SECONDS = 2.0
+# How long something is tried again before its caller is told that the log is away.
+PATIENCE_SECONDS = 6.0
+# Between two tries.
+RETRY_SECONDS = 0.05
+# A local server is back within a second; waiting longer between tries only adds to the outage.
+RECONNECT_SECONDS = 0.25
+# A dead connection that sends no reset is noticed after PING_SECONDS * (PINGS_MISSED_MAX + 1).
+PING_SECONDS = 5
+PINGS_MISSED_MAX = 2
+
+Answer = TypeVar("Answer")
+
+
+class Connection:
+    """`client` is the NATS client; it stays the same object over all reconnects."""
+
+    def __init__(self, client: Client, servers: Sequence[str] = (), name: str = "") -> None:
+        self.client = client
+        self._servers = list(servers)
+        self._name = name
+        self._closing = False
+        # Done as soon as the present connection is lost; then another one takes its place.
+        self._cut: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._redial: asyncio.Task[None] | None = None
+        self._listeners: set[Callable[[], None]] = set()
+
+    async def open(self, patience: float) -> None:
+        """Dial until somebody answers. Raises LogUnavailable after `patience` seconds."""
+        try:
+            await asyncio.wait_for(self._dial(), patience)
+        except (NatsError, OSError, TimeoutError) as error:
+            await self.close()
+            raise LogUnavailable(f"no NATS at {redacted(self._servers)}: {error!r}") from error
+
+    async def close(self) -> None:
+        self._closing = True
+        if self._redial is not None:
+            self._redial.cancel()
+        await self.client.close()
+
+    @property
+    def connected(self) -> bool:
+        return self.client.is_connected
+
+    def on_reconnect(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call `listener` after each reconnect; the returned function ends that."""
+        self._listeners.add(listener)
+        return lambda: self._listeners.discard(listener)
+
+    async def persist(
+        self, once: Callable[[float], Awaitable[Answer]], what: str, *, writing: bool
+    ) -> Answer:
+        """Call once(seconds to wait) until it answers. Raises LogUnavailable after
+        PATIENCE_SECONDS, with `unknown` when `writing` may have taken place."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        unknown = False
+        reason = "not connected"
+        while (left := deadline - time.monotonic()) > 0:
+            if not self.connected:
+                # Asking now would leave the message in the client's buffer, to be sent whenever
+                # the server is back, long after the caller was told that it failed.
+                await asyncio.sleep(min(left, RETRY_SECONDS))
+                continue
+            try:
+                return await once(min(left, ATTEMPT_SECONDS))
+            except NoRespondersError:
+                reason = "the stream has no leader"
+            except ApiError as error:
+                # The server says why it did not do it this time; an earlier time it may have.
+                reason = str(error)
+            except (NatsError, OSError, TimeoutError) as error:
+                unknown = writing
+                reason = repr(error)
+            await asyncio.sleep(RETRY_SECONDS)
+        message = f"{what}: the configuration log does not answer ({reason})"
+        if unknown:
+            message += "; whether it was stored is unknown: repeat the same command"
+        raise LogUnavailable(message, unknown=unknown)
+
+    async def ask(
+        self, subject: str, payload: bytes, wait: float, headers: dict[str, str] | None = None
+    ) -> dict[str, Any]:
+        """One JetStream request, given up as soon as the connection is lost (the client would sit
+        out `wait`). Raises ApiError, NatsError, OSError, TimeoutError."""
+        asking = self.client.request(subject, payload, timeout=wait, headers=headers)
+        task = asyncio.get_running_loop().create_task(asking, name=f"request {subject}")
+        try:
+            await asyncio.wait((task, self._cut), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise ConnectionResetError("the connection to NATS was lost")
+            answer: dict[str, Any] = orjson.loads(task.result().data)
+        finally:
+            task.cancel()
+        error = answer.get("error")
+        if error is not None:
+            raise ApiError(int(error.get("err_code", 0)), str(error.get("description", "")))
+        return answer
+
+    # --- called by the client ------------------------------------------------------------------
+
+    async def _dial(self) -> None:
+        await self.client.connect(
+            self._servers,
+            name=self._name,
+            error_cb=self._failed,
+            disconnected_cb=self._disconnected,
+            reconnected_cb=self._reconnected,
+            closed_cb=self._closed,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=RECONNECT_SECONDS,  # type: ignore[arg-type]
+            ping_interval=PING_SECONDS,
+            max_outstanding_pings=PINGS_MISSED_MAX,
+        )
+
+    async def _failed(self, error: Exception) -> None:
+        log.debug("NATS: %r", error)
+
+    async def _disconnected(self) -> None:
+        if not self._closing:
+            log.warning("lost the connection to NATS; serving the configuration known so far")
+        self._cut.set_result(None)
+        self._cut = asyncio.get_running_loop().create_future()
+
+    async def _reconnected(self) -> None:
+        log.info("connected to NATS again")
+        for listener in tuple(self._listeners):
+            listener()
+
+    async def _closed(self) -> None:
+        if self._closing:
+            return
+        log.warning("NATS ended the connection (%r); dialling anew", self.client.last_error)
+        self._redial = asyncio.get_running_loop().create_task(self._dial_again(), name="dial NATS")
+
+    async def _dial_again(self) -> None:
+        while True:
+            await asyncio.sleep(RECONNECT_SECONDS)
+            try:
+                await self._dial()
+                break
+            except (NatsError, OSError, TimeoutError) as error:
+                log.warning("NATS does not let us in: %r", error)
+        await self._reconnected()
+
+
+def redacted(servers: Sequence[str]) -> str:
+    """Addresses without the user and password that they may carry."""
+    parts = [urlsplit(server if "//" in server else f"//{server}") for server in servers]
+    return ", ".join(f"{part.hostname}:{part.port or 4222}" for part in parts)
