@@ -9,7 +9,7 @@ from typing import Final
 
 from actors.lease import TenantLease, share
 from actors.limits import TokenBucket
-from actors.messages import ConfigChanged, ConnectionClosed, OpenLease, Tick
+from actors.messages import ConfigChanged, ConnectionClosed, ConnectionOpened, OpenLease, Tick
 from actors.pool import Budget, TenantPool
 from actors.runtime import AsyncioActor
 from events.installation import Installation
@@ -79,6 +79,8 @@ class TenantActor(AsyncioActor):
             return self.open(message.connection)
         if isinstance(message, ConnectionClosed):
             self.close(message.connection)
+        elif isinstance(message, ConnectionOpened):
+            self.adopt(message.connection)
         elif isinstance(message, ConfigChanged):
             self.load()
         elif isinstance(message, Tick):
@@ -106,6 +108,14 @@ class TenantActor(AsyncioActor):
         self.meter.connections += 1
         self.meter.clients = len(self.clients)
         return lease
+
+    def adopt(self, client: object) -> None:
+        """Take over a client that the actor before this one has let in."""
+        if isinstance(client, ClientConnection) and not client.closed and self.lease is not None:
+            self.clients.add(client)
+            client.lease = self.lease
+            client.meter = self.meter
+            self.meter.clients = len(self.clients)
 
     def close(self, client: object) -> None:
         if isinstance(client, ClientConnection):

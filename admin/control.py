@@ -46,7 +46,7 @@ class Applied:
 
 
 class Control:
-    """The one who changes the configuration. `open` it, then `apply` files, `run` it, `close` it."""
+    """The one who changes the configuration: `open`, `apply`, work in the background, `close`."""
 
     def __init__(self, log: ConfigLog, vault: Vault) -> None:
         self.log = log

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from contextlib import suppress
+import signal
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -19,31 +19,36 @@ from admin.demo_screen import Screen
 from admin.demo_stage import DATABASES, PASSWORD, USER, Stage, StepFailed
 from admin.demo_steps import STEPS
 from admin.engine_programs import packaged_programs
-from admin.engines import EmbeddedNats, EmbeddedPostgres
 from admin.failure import FAILED
-from admin.supervisor import Supervisor
+from admin.supervisor import Running, Supervisor
 from events.log import ConfigLog
 from events.stream import LogError
-from wire.tasks import spawn
 
 CONFIG: Final = Path(__file__).with_name("demo.toml")
 INTERRUPTED: Final = 130
 # The whole of the steps takes about five seconds; whoever is stuck should be told.
 STEP_SECONDS: Final = 180.0
+# Clients that are in a transaction when it ends; nobody waits long for a demo.
+DRAIN_SECONDS: Final = 2.0
 
 
 def run(data_dir: Path, *, once: bool, port: int | None) -> int:
     """Start, show, and serve until Ctrl-C, or with `once` stop after the steps. The exit code: 0,
-    1 when a step was not as it should be. Raises admin.failure.Failure, EngineError."""
+    1 when a step was not as it should be, 130 when interrupted before.
+
+    Raises what Supervisor.start raises.
+    """
     screen = Screen()
     try:
         return asyncio.run(_run(screen, data_dir, once=once, port=port))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        screen.say("interrupted")
         return INTERRUPTED
 
 
 async def _run(screen: Screen, data_dir: Path, *, once: bool, port: int | None) -> int:
-    screen.say(f"Tenantry demo. Files are in {data_dir}, configuration is {CONFIG}.")
+    _end_on_signals()
+    screen.say(f"Files are in {data_dir}, the configuration is {CONFIG}.")
     started = datetime.now(UTC).isoformat(timespec="microseconds")
     supervisor = Supervisor(
         config=CONFIG,
@@ -52,35 +57,48 @@ async def _run(screen: Screen, data_dir: Path, *, once: bool, port: int | None) 
         say=screen.say,
         port=port,
         next_free=port is None,
+        drain_seconds=DRAIN_SECONDS,
+        # What the steps provoke is shown by them.
+        log_level="ERROR",
     )
     running = await supervisor.start()
     try:
-        stopped = spawn(supervisor.run_until_stopped(), name="run until stopped")
-        shown = spawn(_show(screen, data_dir, running.host, running.port, started), name="steps")
-        await asyncio.wait((stopped, shown), return_when=asyncio.FIRST_COMPLETED)
-        if not shown.done():
-            shown.cancel()
-            with suppress(asyncio.CancelledError):
-                await shown
-            return INTERRUPTED
-        if failure := shown.result():
+        failure = await _show(screen, running, started)
+        if failure:
             screen.console.print(f"\n{failure}", style="bold red", markup=False)
             return FAILED
         if once:
             screen.console.print("\nEvery step was as it should be.", style="bold")
             return 0
-        invite(screen, data_dir, running.host, running.port)
-        await stopped
+        invite(screen, running.host, running.port)
+        await supervisor.run_until_stopped()
         return 0
     finally:
         await supervisor.stop()
 
 
-async def _show(screen: Screen, data_dir: Path, host: str, port: int, started: str) -> str:
+def _end_on_signals() -> None:
+    """Ctrl-C and SIGTERM end the start and the steps, once: what follows must stop the engines.
+    While it serves the supervisor handles them."""
+    loop = asyncio.get_running_loop()
+    main = asyncio.current_task()
+    assert main is not None
+    told = False
+
+    def end() -> None:
+        nonlocal told
+        if not told:
+            told = True
+            main.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, end)
+
+
+async def _show(screen: Screen, running: Running, started: str) -> str:
     """Go through the steps. What went wrong, in a sentence with the step's name; "" for nothing."""
-    postgres = EmbeddedPostgres(data_dir)
-    log = await ConfigLog.connect([EmbeddedNats(data_dir).nats_url()], name="tenantry-demo")
-    stage = Stage(screen, host, port, postgres.dsn, log, started)
+    log = await ConfigLog.connect(running.nats_urls, name="tenantry-demo")
+    stage = Stage(screen, running.host, running.port, running.node, log, started)
     try:
         for number, (name, title, step) in enumerate(STEPS, 1):
             screen.step(number, len(STEPS), title)
@@ -108,12 +126,13 @@ def psql_line(program: str, host: str, port: int, tenant: str) -> str:
     )
 
 
-def invite(screen: Screen, data_dir: Path, host: str, port: int) -> None:
+def invite(screen: Screen, host: str, port: int) -> None:
     """How to go on by hand."""
     program, packaged = psql_program()
-    screen.console.print(f"\nServing on {host}:{port}. Try it from another terminal:", style="bold")
+    screen.console.print(f"\nServing on {host}:{port}. From another terminal:", style="bold")
     for tenant in DATABASES:
         screen.paste(psql_line(program, host, port, tenant))
     if packaged:
-        screen.say("(there is no psql in your PATH; this one came with the embedded PostgreSQL)")
-    screen.say(f"Tables: customers, products, orders. Events: {data_dir / 'nats'}. Ctrl-C ends it.")
+        screen.say("There is no psql in your PATH; this one came with the embedded PostgreSQL.")
+    screen.say("acme and widgetco have the tables customers, products and orders.")
+    screen.say("Ctrl-C ends it; the files stay, and the next start goes on from there.")

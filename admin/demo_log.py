@@ -32,7 +32,9 @@ def describe(entry: Entry) -> str:
     """One line for people: no secret is in it."""
     facts = "; ".join(_told(fact) for fact in entry.commit.events)
     time = entry.commit.time[11:19]
-    return f"#{entry.sequence:<3} {time}  {entry.commit.actor:<18}  {entry.kind} {entry.id}: {facts}"
+    return (
+        f"#{entry.sequence:<3} {time}  {entry.commit.actor:<18}  {entry.kind} {entry.id}: {facts}"
+    )
 
 
 def _told(fact: Fact) -> str:

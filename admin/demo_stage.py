@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ from admin.demo_log import Entry
 from admin.demo_screen import Screen, told
 from events.commander import Commander
 from events.commands import Command
+from events.installation import Node
 from events.log import ConfigLog
 from events.projection import Projection
 
@@ -33,16 +33,16 @@ class StepFailed(Exception):
 
 @dataclass
 class Stage:
-    """What the steps work with. `admin_dsn` gives a connection string of the database's owner."""
+    """What the steps work with. `node` has the true address and password; `started` is when this
+    run began, in UTC as the log writes it."""
 
     screen: Screen
     host: str
     port: int
-    admin_dsn: Callable[[str], str]
+    node: Node
     log: ConfigLog
     started: str
     projection: Projection = field(default_factory=Projection)
-    before: int = 0
 
     async def connect(self, tenant: str, *, user: str = USER, **other: str) -> Connection:
         """A connection through the proxy. Raises psycopg.OperationalError."""
@@ -57,9 +57,15 @@ class Stage:
         )
 
     async def admin(self, database: str) -> Connection:
-        """A connection past the proxy, as the superuser of the embedded PostgreSQL."""
-        dsn = self.admin_dsn(database)
-        return await psycopg.AsyncConnection[Any].connect(dsn, autocommit=True)
+        """A connection past the proxy, as the owner of the PostgreSQL server."""
+        return await psycopg.AsyncConnection[Any].connect(
+            host=self.node.host,
+            port=self.node.port,
+            user=self.node.user,
+            password=self.node.password,
+            dbname=database,
+            autocommit=True,
+        )
 
     async def command(self, command: Command) -> None:
         await Commander(self.log, self.projection).execute(command, ACTOR)

@@ -1,4 +1,4 @@
-"""Log lines on standard error: for people, or as JSON for programs. Passwords in URLs are masked."""
+"""Log lines on standard error, for people or as JSON. Passwords in URLs are masked."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class HumanLines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """One object a line: time (UTC, ISO 8601), level, process, logger, message, and trace if any."""
+    """One object a line: time (UTC, ISO 8601), level, process, logger, message, perhaps trace."""
 
     def __init__(self, who: str) -> None:
         super().__init__()

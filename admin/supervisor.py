@@ -11,16 +11,16 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from admin.config import Loaded, load
 from admin.control import Applied, Control
 from admin.data_dir import DataDir, Remembered
-from admin.engine_keeper import EngineKeeper
-from admin.engines import EmbeddedNats, Engines
+from admin.engine_keeper import EngineKeeper, Moved
+from admin.engines import EmbeddedNats, EmbeddedPostgres, Engines
 from admin.failure import MISTAKE, Failure
 from admin.listen_port import HeldPort, hold_port, split_address
 from admin.reconfigure import embeds, needs
@@ -104,7 +104,7 @@ class Supervisor:
         self._starting: asyncio.Task[object] | None = None
         self._changing = asyncio.Lock()
         self._unsubscribe: Callable[[], None] | None = None
-        self._background: list[asyncio.Task[None]] = []
+        self._background: set[asyncio.Task[None]] = set()
 
     # --- the start -------------------------------------------------------------------------------
 
@@ -196,8 +196,8 @@ class Supervisor:
                 await engines.postgres.start(self._say)
             self._keep(engines.postgres, self._postgres_moved)
 
-    def _keep(self, engine: object, moved: Callable[[], object]) -> None:
-        keeper = EngineKeeper(engine, moved)  # type: ignore[arg-type]
+    def _keep(self, engine: EmbeddedPostgres | EmbeddedNats, moved: Moved) -> None:
+        keeper = EngineKeeper(engine, moved)
         keeper.watch()
         self._engine_keepers.append(keeper)
 
@@ -306,7 +306,6 @@ class Supervisor:
             return 0
         finally:
             self._starting = None
-        assert running.control.projection is not None
         count = running.control.projection.tenant_count()
         tenants = f"{count} {'tenant' if count == 1 else 'tenants'}"
         self._say(f"serving {tenants} on {running.host}:{running.port}")
@@ -336,7 +335,12 @@ class Supervisor:
             self._starting.cancel()
 
     def _told_to_reload(self) -> None:
-        self._background.append(spawn(self.reload(), name="reload"))
+        self._in_background(self.reload(), "reload")
+
+    def _in_background(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = spawn(work, name=name)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def reload(self) -> None:
         """Read the file again and apply it; all or nothing, and the log says which."""
@@ -354,7 +358,7 @@ class Supervisor:
 
     def _changed(self, kind: str, id: str) -> None:
         if kind == KIND_INSTALLATION:
-            self._background.append(spawn(self._adapt(), name="adapt"))
+            self._in_background(self._adapt(), "adapt")
 
     async def _adapt(self) -> None:
         """The installation has changed: start again what does not follow by itself."""
@@ -414,7 +418,7 @@ class Supervisor:
         if self._unsubscribe is not None:
             self._unsubscribe()
             self._unsubscribe = None
-        for task in self._background:
+        for task in tuple(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         for watch in self._engine_keepers:

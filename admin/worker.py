@@ -36,8 +36,6 @@ from wire.tasks import spawn
 
 log = logging.getLogger("tenantry.worker")
 
-# How often time limits are looked at; a limit is thus exceeded by at most this much.
-SWEEP_SECONDS: Final = 0.1
 # Cancel requests to other workers are datagrams of at most a key and a process id.
 CANCEL_DATAGRAM_BYTES: Final = 512
 DRAIN_SECONDS: Final = 30.0
@@ -98,7 +96,6 @@ class Worker:
         self._arrange(installation)
         self.projection.subscribe(self._changed)
         self._spawn(self.log.follow(self.projection.position + 1, self.projection.apply), "follow")
-        self._spawn(self._tick(), "tick")
         self._spawn(self._report_usage(installation.events.usage_interval_secs), "usage")
         await self._listen_for_cancels()
         assert self.listener is not None
@@ -165,12 +162,6 @@ class Worker:
 
     # --- time ------------------------------------------------------------------------------------
 
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(SWEEP_SECONDS)
-            if self.dispatcher is not None:
-                self.dispatcher.tick()
-
     async def _report_usage(self, seconds: float) -> None:
         while True:
             await asyncio.sleep(seconds)
@@ -181,7 +172,7 @@ class Worker:
         if self.usage is not None:
             self.usage.add(tenant, delta)  # type: ignore[arg-type]
 
-    # --- cancel requests between workers -----------------------------------------------------------
+    # --- cancel requests between workers ---------------------------------------------------------
 
     async def _listen_for_cancels(self) -> None:
         if self.assignment.workers == 1:
@@ -212,7 +203,7 @@ class Worker:
             if client is not None:
                 client.cancel()
 
-    # --- the end -----------------------------------------------------------------------------------
+    # --- the end ---------------------------------------------------------------------------------
 
     async def stop(self, drain_seconds: float) -> None:
         """Let transactions end, close the rest, hand in what was metered."""

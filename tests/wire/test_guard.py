@@ -234,7 +234,7 @@ def test_syntax_errors_are_not_shared_by_template() -> None:
 
 @pytest.fixture
 def helper() -> Iterator[Helper]:
-    helper = Helper(cpu_seconds=5)
+    helper = Helper()
     yield helper
     helper.close()
 

@@ -25,7 +25,7 @@ from wire.sql.facts import Facts, dump, load
 
 PROCESSES: Final = 1  # the second core belongs to PostgreSQL as much as to us
 MAX_WAITING: Final = 64  # texts; at 1 MB each what we are ready to hold for parsing
-CPU_SECONDS: Final = 5.0  # 100,000 ORs take one; more is an attack or a mistake
+CPU_SECONDS: Final = 3.0  # 100,000 ORs take 1.5; more is an attack or a mistake
 MEMORY: Final = 4 * 1024**3  # address space; 1 MB of "1+1+…" takes 150 MB for its tree
 STACK: Final = 512 * 1024**2  # enough for the deepest tree of a text of 2 MB (see analyse.py)
 

@@ -11,6 +11,8 @@ import importlib.util
 from pathlib import Path
 from typing import Final
 
+MESSAGE_MAX: Final = 1024  # bytes of an error message: enough to see where the error is
+
 _NAMES: Final = ("libpg_query.so", "libpg_query.dylib", "pg_query.dll")
 
 
@@ -61,7 +63,8 @@ def parse(sql: bytes) -> tuple[bytes, str, int]:
     try:
         if result.error:
             error = result.error.contents
-            message = (error.message or b"syntax error").decode(errors="replace")
+            # An unterminated literal would come back whole.
+            message = (error.message or b"syntax error")[:MESSAGE_MAX].decode(errors="replace")
             return b"", message, max(error.cursorpos, 0)
         return bytes(result.parse_tree), "", 0
     finally:
