@@ -214,9 +214,7 @@ class Dispatcher:
     # --- supervision ----------------------------------------------------------------------------
 
     def _entry(self, tenant_id: str) -> _Entry:
-        """Raises ShuttingDown, TooManyConnections."""
-        if self._closing:
-            raise ShuttingDown("the proxy is shutting down")
+        """Raises TooManyConnections."""
         entry = self._entries.get(tenant_id)
         if entry is None:
             if len(self._entries) >= ACTIVE_TENANTS:
@@ -225,13 +223,13 @@ class Dispatcher:
         return entry
 
     def _awake(self, entry: _Entry) -> Ref:
-        """The tenant's actor, started if there is none. Raises what start_actor raises, and
-        ServerUnavailable while the tenant is closed."""
+        """The tenant's actor, started if there is none. Raises what start_actor raises,
+        ServerUnavailable while the tenant is closed, ShuttingDown."""
+        if self._closing:
+            raise ShuttingDown("the proxy is shutting down")
         now = entry.used = self._clock()
         if entry.ref is not None:
             return entry.ref
-        if self._closing:
-            raise ShuttingDown("the proxy is shutting down")
         if now < entry.closed_until:
             wait = math.ceil(entry.closed_until - now)
             raise ServerUnavailable(NOT_AVAILABLE, hint=f"Try again in {wait} s.")

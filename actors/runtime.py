@@ -109,8 +109,8 @@ class AsyncioActor(pykka.Actor):
         """As `AsyncioActorRef.stop`, for the actor itself."""
         self.actor_ref.stop()
 
-    # Hooks. Each may be overridden by a plain or an asynchronous method (an asynchronous one needs a
-    # `type: ignore[override]`, because mypy compares it with pykka's, too).
+    # Hooks. Each may be overridden by a plain or an asynchronous method. An asynchronous one needs
+    # a `type: ignore[override]`, because mypy compares it with pykka's, too.
 
     def on_start(self) -> Coroutine[Any, Any, None] | None:  # type: ignore[override]
         """Before the first message. If it raises, the actor is dead; no other hook is called."""

@@ -51,6 +51,9 @@ class Surroundings:
 class TenantActor(AsyncioActor):
     """One tenant on one worker, from its first connection until it has been idle for a while."""
 
+    # Refusals are answers; after anything else the actor's state cannot be trusted.
+    answers = (e.TenantryError,)
+
     def __init__(self, id: str, around: Surroundings) -> None:
         super().__init__()
         self.id = id

@@ -8,16 +8,21 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from admin.failure import FAILED, Failure
-from admin.logs import masked
+from admin.failure import FAILED, Failure, WrongFile
+from admin.logs import masked, set_up
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 DATA_DIR: Final = ".tenantry"
 DATA_DIR_VARIABLE: Final = "TENANTRY_DATA_DIR"
+# A shell's code for a program that Ctrl-C ended: 128 + SIGINT.
+INTERRUPTED: Final = 130
 
 _ABOUT: Final = """\
 One PostgreSQL endpoint for many tenants, each sealed from the rest.
@@ -25,13 +30,13 @@ One PostgreSQL endpoint for many tenants, each sealed from the rest.
 See it at work, with PostgreSQL and NATS started for you:
   tenantry demo
 
-Then with a configuration file of your own (the documentation has an example to start from):
+Then with a configuration file of your own (docs/example.toml is one to start from):
   tenantry config check tenantry.toml      every mistake at once, or what the file comes to
   tenantry serve --config tenantry.toml    start; Ctrl-C drains and stops
   psql -h 127.0.0.1 -p 6432 -U acme.appuser -d shared_db
 
 While it runs:
-  tenantry apply tenantry.toml --dry-run   what a changed file would change
+  tenantry apply tenantry.toml --dry-run   what the changed file would change
   tenantry apply tenantry.toml             change it, for connected clients too
   tenantry tenants list                    who there is
 
@@ -39,46 +44,280 @@ Started again without a file, it serves what its data directory knows:
   tenantry serve
 """
 _END: Final = f"""\
-The data directory is {DATA_DIR}, unless --data-dir or {DATA_DIR_VARIABLE} names another.
+The data directory is {DATA_DIR}, unless --data-dir or ${DATA_DIR_VARIABLE} names another.
 `tenantry COMMAND --help` tells more of each command."""
 
 
+# --- what may be written -----------------------------------------------------------------------
+
+
 def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
-    top = _parser(prog="tenantry", description=_ABOUT, epilog=_END)
-    top.add_argument("--debug", action="store_true", help="show traces and more of the log")
-    commands = top.add_subparsers(title="commands", metavar="COMMAND", dest="command")
+    """The whole command line. Each command sets `run`, which takes the arguments."""
+    top = argparse.ArgumentParser(
+        prog="tenantry",
+        description=_ABOUT,
+        epilog=_END,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    top.add_argument("--debug", action="store_true", help="show traces, and all of the log")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND")
     _serve(commands)
     _demo(commands)
     _config(commands)
     _apply(commands)
     _tenants(commands)
     _engines(commands)
-    version = _add(commands, "version", "print the version", "tenantry version")
-    version.set_defaults(run=_version)
+    _command(commands, "version", "print the version", _run_version, "tenantry version")
     return top
 
 
-def _parser(**options: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options
-    )
-
-
-Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
-
-
-def _add(commands: Commands, name: str, about: str, *examples: str) -> argparse.ArgumentParser:  # type: ignore[valid-type]
-    made: argparse.ArgumentParser = commands.add_parser(  # type: ignore[attr-defined]
+def _command(
+    commands: Commands,
+    name: str,
+    about: str,
+    run: Callable[[argparse.Namespace], int] | None,
+    *examples: str,
+) -> argparse.ArgumentParser:
+    made = commands.add_parser(
         name,
         help=about,
         description=about[0].upper() + about[1:] + ".",
-        epilog="examples:\n" + "\n".join(f"  {each}" for each in examples),
+        epilog="\n  ".join(("examples:", *examples)) if examples else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    # Wherever people write it; without a default, so as not to undo what stands before.
-    made.add_argument(
-        "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
-    )
+    # Wherever people write it; without a default, which would undo what stands before.
+    hidden = argparse.SUPPRESS
+    made.add_argument("--debug", action="store_true", default=hidden, help=hidden)
+    if run is not None:
+        made.set_defaults(run=run)
     return made
+
+
+def _group(commands: Commands, name: str, about: str) -> Commands:
+    made = _command(commands, name, about, None)
+    return made.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+
+def _data_dir(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        default=Path(os.environ.get(DATA_DIR_VARIABLE) or DATA_DIR),
+        help=f"where the installation keeps its files (default: ${DATA_DIR_VARIABLE}, {DATA_DIR})",
+    )
+
+
+def _config_file(command: argparse.ArgumentParser, about: str) -> None:
+    command.add_argument("--config", type=Path, metavar="FILE", help=about)
+
+
+def _as_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="answer as JSON, for programs")
+
+
+def _number(least: int, most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
+            raise argparse.ArgumentTypeError(f"{text} is not a number from {least} to {most}")
+        return int(text)
+
+    return number
+
+
+def _serve(commands: Commands) -> None:
+    made = _command(
+        commands,
+        "serve",
+        "serve tenants until Ctrl-C; SIGHUP reads the file again",
+        _run_serve,
+        "tenantry serve --config tenantry.toml",
+        "tenantry serve --config tenantry.toml --workers 4 --data-dir /var/lib/tenantry/main",
+        "tenantry serve          (what the data directory knows from before)",
+    )
+    _config_file(made, "what to serve; only what differs from before is taken")
+    _data_dir(made)
+    made.add_argument(
+        "--workers",
+        type=_number(0, 256),
+        default=1,
+        metavar="N",
+        help="worker processes, which share the limits evenly; 0: serve in one process (default 1)",
+    )
+    made.add_argument(
+        "--port", type=_number(0, 65535), metavar="P", help="instead of listen_address's; 0: any"
+    )
+    made.add_argument("--json-logs", action="store_true", help="log one JSON object a line")
+    # Engines that give up durability: for tests.
+    made.add_argument("--fast-engines", action="store_true", help=argparse.SUPPRESS)
+
+
+def _demo(commands: Commands) -> None:
+    made = _command(
+        commands,
+        "demo",
+        "start everything, show what tenants see and what is refused, and keep serving",
+        _run_demo,
+        "tenantry demo",
+        "tenantry demo --once    (check each step, then stop)",
+    )
+    _data_dir(made)
+    made.add_argument("--once", action="store_true", help="stop after the last step")
+    made.add_argument("--port", type=_number(0, 65535), metavar="P", help="where to listen")
+
+
+def _config(commands: Commands) -> None:
+    group = _group(commands, "config", "look at a configuration file")
+    made = _command(
+        group,
+        "check",
+        "tell what a configuration file comes to, or every mistake in it",
+        _run_config_check,
+        "tenantry config check tenantry.toml",
+    )
+    made.add_argument("file", type=Path, metavar="FILE")
+    _as_json(made)
+
+
+def _apply(commands: Commands) -> None:
+    made = _command(
+        commands,
+        "apply",
+        "change a running installation to what a file says",
+        _run_apply,
+        "tenantry apply tenantry.toml --dry-run",
+        "tenantry apply tenantry.toml",
+    )
+    made.add_argument("file", type=Path, metavar="FILE")
+    made.add_argument("--dry-run", action="store_true", help="only tell what would change")
+    _config_file(made, "find the installation by the [events] of this file")
+    _data_dir(made)
+
+
+def _tenants(commands: Commands) -> None:
+    group = _group(commands, "tenants", "look at the tenants of a running installation")
+    listed = _command(group, "list", "list all tenants", _run_tenants_list, "tenantry tenants list")
+    shown = _command(
+        group,
+        "show",
+        "show all settings of a tenant",
+        _run_tenants_show,
+        "tenantry tenants show acme",
+    )
+    shown.add_argument("id", metavar="ID")
+    for each in (listed, shown):
+        _config_file(each, "find the installation by the [events] of this file")
+        _data_dir(each)
+        _as_json(each)
+
+
+def _engines(commands: Commands) -> None:
+    group = _group(commands, "engines", "the built-in PostgreSQL and NATS, for your experiments")
+    for name, about in (
+        ("up", "start PostgreSQL and NATS and leave them running"),
+        ("down", "stop them"),
+        ("status", "tell whether they run, and where"),
+    ):
+        made = _command(group, name, about, _run_engines, f"tenantry engines {name}")
+        made.set_defaults(action=name)
+        _data_dir(made)
+        _as_json(made)
+
+
+# --- what it does: imported when asked for, so that --help answers at once -----------------------
+
+
+def _run_serve(given: argparse.Namespace) -> int:
+    from admin.cli_serve import serve
+
+    return serve(given)
+
+
+def _run_demo(given: argparse.Namespace) -> int:
+    from admin.demo import run
+
+    return run(given.data_dir, once=given.once, port=given.port)
+
+
+def _run_config_check(given: argparse.Namespace) -> int:
+    from admin.cli_config import check
+
+    return check(given.file, as_json=given.json)
+
+
+def _run_apply(given: argparse.Namespace) -> int:
+    from admin.cli_config import apply
+
+    return apply(given.file, given.data_dir, given.config, dry_run=given.dry_run)
+
+
+def _run_tenants_list(given: argparse.Namespace) -> int:
+    from admin.cli_tenants import list_tenants
+
+    return list_tenants(given.data_dir, given.config, as_json=given.json)
+
+
+def _run_tenants_show(given: argparse.Namespace) -> int:
+    from admin.cli_tenants import show_tenant
+
+    return show_tenant(given.id, given.data_dir, given.config, as_json=given.json)
+
+
+def _run_engines(given: argparse.Namespace) -> int:
+    from admin.cli_engines import engines
+
+    return engines(given.action, given.data_dir, as_json=given.json)
+
+
+def _run_version(_: argparse.Namespace) -> int:
+    try:
+        print(f"tenantry {metadata.version('tenantry')}")
+    except metadata.PackageNotFoundError:
+        print("tenantry (not installed)")
+    return 0
+
+
+# --- the entry point -----------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    commands = parser()
+    given = commands.parse_args(arguments)
+    if not hasattr(given, "run"):
+        commands.print_help()
+        return 0
+    set_up("DEBUG" if given.debug else "WARNING")
+    try:
+        code: int = given.run(given)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Somebody read the first lines only; what remains must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        if given.debug:
+            raise
+        text, code = explained(error)
+        # Mistakes in a file begin with their place, so that editors can jump there.
+        name = "" if isinstance(error, WrongFile) else "tenantry: "
+        print(f"{name}{masked(text)}", file=sys.stderr)
+        return code
+
+
+def explained(error: Exception) -> tuple[str, int]:
+    """What to tell people of `error`, and the exit code."""
+    if isinstance(error, Failure):
+        return str(error), error.exit_code
+    from admin.cli_errors import explain
+
+    return explain(error), FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -44,7 +44,8 @@ def render_check(loaded: Loaded, console: Console) -> None:
     console.print(_installation_table(installation))
     tenants = _tenants(loaded, installation)
     for at in range(0, len(tenants), TENANTS_ABREAST):
-        console.print(_tenant_table(tenants[at : at + TENANTS_ABREAST], loaded, installation))
+        abreast = tenants[at : at + TENANTS_ABREAST]
+        console.print(tenant_table(abreast, _users(loaded), installation))
     count = len(tenants)
     console.print(f"{escape(file)} is correct: {count} {'tenant' if count == 1 else 'tenants'}.")
 
@@ -132,13 +133,14 @@ def _rows(model: BaseModel, prefix: str) -> Iterator[tuple[str, str, bool]]:
             yield path, text, is_set
 
 
-def _tenant_table(tenants: list[Tenant], loaded: Loaded, installation: Installation) -> Table:
-    """One column a tenant, one row a limit."""
+def tenant_table(
+    tenants: list[Tenant], users: dict[str, list[str]], installation: Installation
+) -> Table:
+    """One column a tenant, one row a limit; `users` has their names by tenant."""
     table = Table(title="Tenants", title_justify="left")
     table.add_column("", no_wrap=True)
     for tenant in tenants:
         table.add_column(escape(tenant.id), overflow="fold")
-    users = _users(loaded)
     table.add_row("name", *[escape(tenant.name) for tenant in tenants])
     table.add_row("enabled", *["yes" if tenant.enabled else "no" for tenant in tenants])
     table.add_row("users", *[escape(", ".join(users[tenant.id])) for tenant in tenants])

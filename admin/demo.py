@@ -7,6 +7,7 @@ are printed: it listens on loopback and holds nothing of worth.
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 import signal
 from datetime import UTC, datetime
@@ -39,6 +40,8 @@ def run(data_dir: Path, *, once: bool, port: int | None) -> int:
     Raises what Supervisor.start raises.
     """
     screen = Screen()
+    # It tells of every statement that Ctrl-C cuts short.
+    logging.getLogger("psycopg").setLevel(logging.ERROR)
     try:
         return asyncio.run(_run(screen, data_dir, once=once, port=port))
     except (KeyboardInterrupt, asyncio.CancelledError):

@@ -107,14 +107,18 @@ async def login_refused(stage: Stage, tenant: str, **how: str) -> str:
 
 
 async def until_refused(
-    connection: Connection, statement: str, *, pause: float = 0.0
+    connection: Connection, statement: str, sqlstate: str, *, pause: float = 0.0
 ) -> psycopg.Error:
+    """The error with `sqlstate` that answers `statement` sooner or later. Raises StepFailed."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         try:
-            return await refusal(connection, statement)
-        except StepFailed:
-            await asyncio.sleep(pause)
+            await connection.execute(statement.encode())
+        except psycopg.Error as error:
+            if error.sqlstate == sqlstate:
+                return error
+            check(not connection.closed, f"instead of {sqlstate}: {error.sqlstate} {told(error)}")
+        await asyncio.sleep(pause)
     raise StepFailed(f"the change was not felt within {PATIENCE_SECONDS:g} s")
 
 

@@ -15,3 +15,10 @@ class Failure(Exception):
     def __init__(self, text: str, exit_code: int = FAILED) -> None:
         super().__init__(text)
         self.exit_code = exit_code
+
+
+class WrongFile(Failure):
+    """The configuration file has mistakes: all of them, one a line, each with its place."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__("\n".join(lines), MISTAKE)

@@ -21,7 +21,7 @@ from admin.control import Applied, Control
 from admin.data_dir import DataDir, Remembered
 from admin.engine_keeper import EngineKeeper, Moved
 from admin.engines import EmbeddedNats, EmbeddedPostgres, Engines
-from admin.failure import MISTAKE, Failure
+from admin.failure import MISTAKE, Failure, WrongFile
 from admin.listen_port import HeldPort, hold_port, split_address
 from admin.reconfigure import embeds, needs
 from admin.worker import DRAIN_SECONDS, Assignment, Worker, primary
@@ -447,6 +447,5 @@ def load_or_fail(config: Path, say: Say) -> Loaded:
     for warning in loaded.warnings:
         say(f"warning: {warning.text(str(config))}")
     if loaded.mistakes:
-        lines = [mistake.text(str(config)) for mistake in loaded.mistakes]
-        raise Failure("\n".join(lines), MISTAKE)
+        raise WrongFile([mistake.text(str(config)) for mistake in loaded.mistakes])
     return loaded

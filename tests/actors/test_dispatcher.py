@@ -360,6 +360,7 @@ def test_failing_under_tell_restarts_with_fresh_state_and_known_connections(run:
         before, _ = await dispatcher.open_lease("acme", "c1")  # type: ignore[misc]
         dispatcher.send("acme", ValueError("broken"))
         await settle()
+        assert dispatcher.active() == ["acme"], "at once, for c1 needs it"
         after, count = await dispatcher.open_lease("acme", "c2")  # type: ignore[misc]
         assert after is not before
         assert count == 2, "c1 outlived the actor that granted its lease"
@@ -482,6 +483,7 @@ def test_failures_that_are_far_apart_are_forgiven(run: Any) -> None:
     async def scenario(world: World, dispatcher: Dispatcher) -> None:
         apart = limits.RESTART_WINDOW / limits.RESTARTS
         await fail_times(world, dispatcher, 4 * limits.RESTARTS, apart)
+        assert len(world.started) == 4 * limits.RESTARTS, "restarted each time"
         assert await dispatcher.open_lease("acme", "c1")
 
     play(run, scenario)

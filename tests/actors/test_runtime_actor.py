@@ -373,6 +373,30 @@ def test_kill_ends_an_actor_that_would_not_stop(run: Any) -> None:
     assert "stop" not in journal
 
 
+def test_kill_cancels_what_the_actor_is_doing(run: Any) -> None:
+    outcome: list[str] = []
+
+    class Stuck(AsyncioActor):
+        async def on_receive(self, message: object) -> None:
+            outcome.append("begun")
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                outcome.append("cancelled")
+                raise
+
+    async def scenario() -> None:
+        ref = Stuck.start()
+        ref.tell("forever")
+        while not outcome:
+            await asyncio.sleep(0)
+        ref.kill()
+        await asyncio.sleep(0)
+        assert outcome == ["begun", "cancelled"]
+
+    run(scenario())
+
+
 def test_who_watches_is_told_once(run: Any) -> None:
     async def scenario() -> None:
         told: list[object] = []

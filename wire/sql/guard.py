@@ -22,8 +22,9 @@ from wire.sql.verdict import NONE, Effect, Verdict
 # Longer texts are parsed in a helper process: 8 KiB take at most 15 ms here (a typical text of that
 # size 1 ms), and at most 2 MB of the 8 MB stack of a main thread (see analyse.py).
 PARSE_HERE_MAX: Final = 8 * 1024
-# Longer texts are known by their exact text only: their template would take over 1 ms.
-TEMPLATE_MAX: Final = 64 * 1024
+# Longer texts are known by their digest only: the template of 2,500 rows of VALUES takes a
+# millisecond when compiled.
+TEMPLATE_MAX: Final = 32 * 1024
 # Per tenant and generation (there are two): what the busiest of applications repeats, with 100
 # active tenants below 100 MB.
 VERDICT_ENTRIES: Final = 512

@@ -445,6 +445,7 @@ class _Output:
         self.outside: i64 = 0  # depth around the list's items
         self.first: i64 = 0  # parts[first:] belong to the item being read
         self.last = b""
+        self.last_pieces: list[bytes] = []  # the same, before it was put together
         self.many = False
         self.awaits: i64 = 0  # between two rows: _COMMA, then _OPEN
 
@@ -461,8 +462,12 @@ class _Output:
     def _end_item(self) -> None:
         """parts[first:] is one item with, from the second on, the comma before it."""
         parts = self.parts
-        item = b"".join(parts[self.first :]).strip(b" ,")
+        pieces = parts[self.first :]
         del parts[self.first :]
+        if pieces == self.last_pieces:
+            return
+        self.last_pieces = pieces
+        item = b"".join(pieces).strip(b" ,")
         if not self.many or item != self.last:
             if self.many:
                 parts.append(b",")
@@ -479,6 +484,7 @@ class _Output:
             self.list = listed
             self.outside = self.depth + 1 if listed == _IN_LIST else self.depth
             self.first = len(self.parts)
+            self.last_pieces = []
             self.many = False
             self.awaits = _OPEN
         self.depth += 1

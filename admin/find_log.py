@@ -1,0 +1,57 @@
+"""Finds the log of an installation that runs: by its data directory, or by a configuration file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from admin.config import load
+from admin.control import Control
+from admin.data_dir import DataDir
+from admin.engines import EmbeddedNats
+from admin.failure import Failure, WrongFile
+from events.secrets import KEY_VARIABLE, Vault
+
+
+@asynccontextmanager
+async def open_log(data_dir: Path, config: Path | None) -> AsyncIterator[Control]:
+    """The configuration, folded, and the means to change it; nothing runs in the background.
+
+    Raises Failure, LogError, SecretError.
+    """
+    data = DataDir(data_dir)
+    if not data.has_key() and not os.environ.get(KEY_VARIABLE):
+        raise Failure(
+            f"There is no installation in {data.path}: name its --data-dir, "
+            "or start one with `tenantry serve --config FILE`."
+        )
+    vault = Vault.load(data.path)
+    control = await Control.open(servers(data, config, vault), vault, name="command")
+    try:
+        yield control
+    finally:
+        await control.close()
+
+
+def servers(data: DataDir, config: Path | None, vault: Vault) -> list[str]:
+    """Where NATS is. Raises Failure."""
+    known = data.recall(vault)
+    events_dir = known.events_dir if known else ""
+    found = known.servers if known else ()
+    if config is not None:
+        loaded = load(config, os.environ)
+        if loaded.installation is None:
+            raise WrongFile([mistake.text(str(config)) for mistake in loaded.mistakes])
+        events = loaded.installation.events
+        events_dir, found = events.data_dir, () if events.embedded else events.servers
+    if found:
+        return list(found)
+    nats = EmbeddedNats(Path(events_dir) if events_dir else data.path)
+    if nats.pid() is None:
+        raise Failure(
+            f"The installation in {data.path} does not run, so its log cannot be read: "
+            "start it with `tenantry serve`."
+        )
+    return [nats.nats_url()]
