@@ -198,8 +198,6 @@ class Reader:
     def _take(self, message: Msg) -> None:
         sequence, pending = delivery(message.reply)
         self._wanted -= 1
-        if sequence <= self.position:
-            return
         if sequence != self.position + 1:
             self.gaps += 1
             raise _Again(f"sequence {sequence} was delivered after {self.position}")
@@ -226,15 +224,11 @@ class Reader:
                 self._source.synced_at = self._heard_at
         elif status in ("404", "408"):
             self._wanted = 0
-        elif status == "409":
-            # Over max_bytes ends one request; every other reason (consumer deleted, leadership
-            # change, server shutdown) ends the consumer as far as we are concerned.
-            reason = headers.get("Description", "")
-            if "max" not in reason.lower() and "batch completed" not in reason.lower():
-                raise _Again(reason)
-            self._wanted = 0
         else:
-            raise _Again(f"the consumer is gone ({status})")
+            # Deleted, its leader moved, the server stops, or PULL_BYTES were sent: in each case a
+            # new consumer goes on where this one was.
+            reason = headers.get("Description", "")
+            raise _Again(f"the consumer ended ({status} {reason})")
 
     async def _leave(self, consumer: str, subscription: Subscription | None) -> None:
         """Tidy up as far as the connection allows; the server forgets the rest by itself."""

@@ -124,16 +124,22 @@ def test_no_leftovers_and_nothing_of_this_machine(name: str) -> None:
 
 @cache
 def reached_by_tests() -> set[str]:
-    """What tests import, and all that those modules import in turn."""
-    waiting = {name for test in PYTHON if test.startswith("tests/") for name in imported(test)}
+    """What tests import or start as `python -m`, and what those modules do in turn."""
+    waiting = {name for test in PYTHON if test.startswith("tests/") for name in used(test)}
     files = {dotted(name): name for name in MODULES}
     reached: set[str] = set()
     while waiting:
         module = waiting.pop()
         if module in files and module not in reached:
             reached.add(module)
-            waiting |= imported(files[module])
+            waiting |= used(files[module])
     return reached
+
+
+def used(name: str) -> set[str]:
+    """What a file imports, and its strings: a module's name among them starts a process."""
+    constants = (node for node in ast.walk(parsed(name)) if isinstance(node, ast.Constant))
+    return imported(name) | {node.value for node in constants if isinstance(node.value, str)}
 
 
 def dotted(name: str) -> str:

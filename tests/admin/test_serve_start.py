@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+from contextlib import closing
 
 import psycopg
 import pytest
-from support.serving import Home, home, original, serving, until  # noqa: F401 - fixtures
+from support.serving import Home, alive, home, original, serving, until  # noqa: F401 - fixtures
 
 from admin.engines import EmbeddedNats
 from events.log import ConfigLog
@@ -97,7 +98,7 @@ def test_sigterm_lets_transactions_end_and_refuses_newcomers(home: Home) -> None
 
 
 def test_a_second_signal_stops_at_once(home: Home) -> None:
-    with serving(home) as proxy, proxy.connect(autocommit=False) as busy:
+    with serving(home) as proxy, closing(proxy.connect(autocommit=False)) as busy:
         busy.execute("SELECT 1")
         workers = proxy.workers()
         proxy.signal(signal.SIGINT)
@@ -105,7 +106,8 @@ def test_a_second_signal_stops_at_once(home: Home) -> None:
         proxy.signal(signal.SIGINT)
         assert proxy.wait(10) == 0
         assert workers
-        assert not proxy.workers()
+        assert not any(alive(worker) for worker in workers)
+        assert ended(busy) == "57P01"
 
 
 def test_in_one_process(home: Home) -> None:

@@ -67,6 +67,18 @@ def test_what_was_commanded_can_be_read_at_once(nats_server: Nats) -> None:
     with_offices(nats_server, 1, test)
 
 
+def test_what_was_commanded_can_be_read_at_once_also_behind_what_others_did(
+    nats_server: Nats,
+) -> None:
+    async def test(one: Office, two: Office) -> None:
+        await one.commander.execute(PutTenant(id="acme", settings={"name": "A"}), "ann")
+        accepted = await two.commander.execute(PutTenant(id="other", settings={"name": "O"}), "bob")
+        assert accepted.sequence == 2
+        assert (two.name("acme"), two.name("other")) == ("A", "O")
+
+    with_offices(nats_server, 2, test)
+
+
 def test_another_ones_change_is_seen_before_deciding(nats_server: Nats) -> None:
     async def test(one: Office, two: Office) -> None:
         await one.commander.execute(PutTenant(id="acme", settings={"name": "A"}), "ann")

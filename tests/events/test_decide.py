@@ -174,6 +174,10 @@ def test_what_json_cannot_hold_is_refused(value: Any) -> None:
     assert World().refuses(PutTenant(id="acme", settings=settings))
 
 
+def test_not_a_number_is_not_taken_for_unlimited() -> None:
+    assert World().refuses(PutTenant(id="acme", settings={"rate_limits": {"qps_limit": math.nan}}))
+
+
 def test_infinity_is_unlimited_where_that_has_a_meaning() -> None:
     world = World(PutTenant(id="acme", settings={"rate_limits": {"qps_limit": math.inf}}))
     tenant = world.projection.tenant("acme")

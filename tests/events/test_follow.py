@@ -136,6 +136,30 @@ def test_a_line_that_goes_dead_without_a_word_is_noticed(
     asyncio.run(run())
 
 
+def test_a_lost_request_for_more_is_noticed_by_the_silence(
+    nats_server: Nats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(reader, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(reader, "PULL_MESSAGES", 1)
+
+    async def run() -> None:
+        writer = await ConfigLog.connect([nats_server.url])
+        notes = Notes()
+        async with Line(nats_server.url, nats_server.port) as line, following(line.url, notes):
+            await append(writer, 1)
+            await notes.has(1)
+            line.drop_requests = True
+            await append(writer, 2)
+            await until(lambda: line.swallowed)
+            line.drop_requests = False
+            await append(writer, 3)
+            await notes.has(3)
+        await writer.close()
+
+    asyncio.run(run())
+
+
 def test_a_connection_that_the_server_refuses_is_dialled_anew(nats_server: Nats) -> None:
     async def run() -> None:
         writer = await ConfigLog.connect([nats_server.url])

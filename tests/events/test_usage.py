@@ -85,8 +85,9 @@ def test_the_callers_delta_is_not_touched(nats_server: Nats) -> None:
     with_publisher(nats_server.url, test)
 
 
-def test_a_lost_answer_counts_nothing_twice(
-    nats_server: Nats, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("lost", ["request", "answer"])
+def test_what_is_lost_on_the_way_is_counted_once(
+    nats_server: Nats, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
     monkeypatch.setattr(usage, "ATTEMPT_SECONDS", 0.3)
 
@@ -98,10 +99,11 @@ def test_a_lost_answer_counts_nothing_twice(
             await publisher.flush()
 
             publisher.add("acme", Delta(queries=10))
-            line.drop_answers = True
+            line.drop_requests, line.drop_answers = lost == "request", lost == "answer"
+            assert await publisher.flush() == 0
+            publisher.add("acme", Delta(queries=100))
             assert await publisher.flush() == 0
             line.cut()
-            publisher.add("acme", Delta(queries=100))
             async with asyncio.timeout(10):
                 while publisher.waiting():
                     await publisher.flush()

@@ -191,8 +191,9 @@ def test_settings_never_share_a_verdict() -> None:
     assert ask(guard, "SET  client_encoding = 'BIG5'").refusal is not None
     assert ask(guard, "SELECT set_config('client_encoding', 'UTF8', true)").refusal is None
     assert ask(guard, "SELECT set_config('client_encoding', 'BIG5', true)").refusal is not None
-    # The same template, but other positions.
+    # The template of one is the text of the other, but the positions differ.
     assert ask(guard, "SET a TO b").effects[0].sql == b"SET a TO b"
+    assert ask(guard, "SET   a TO b").effects[0].sql == b"SET   a TO b"
     assert ask(guard, " SET   a TO b").effects[0].sql == b"SET   a TO b"
 
 
@@ -330,7 +331,7 @@ def test_closing_the_helper_leaves_no_process() -> None:
     children = list(helper._children)
     helper.close()
     assert all(child.poll() is not None for child in children)
-    assert pending.cancelled() or pending.result() is not None
+    assert pending.cancelled() or pending.result().refusal is not None
 
 
 def test_deep_texts_below_the_size_for_the_helper_are_refused_here() -> None:

@@ -76,7 +76,15 @@ def test_what_differs_in_more_than_literals_has_another_template(one: bytes, oth
             b"select E'a\\'",
             b"/* /* */",
         ),
-        *(b"select 1a", b"select 0x", b"select 0b12", b"select 1__0", b"select 1e", b"select $1a"),
+        *(
+            b"select 1a",
+            b"select 0x",
+            b"select 0b12",
+            b"select 1__0",
+            b"select 1e5$1",
+            b"select 1e",
+            b"select $1a",
+        ),
         *(b"select \x00", b"select \x05", b"select \\", b"select $", b'select ""', b"select {"),
         # A literal decides which column this is.
         *(b"select U&\"!0061\" UESCAPE '!'", b"select U&'a'"),

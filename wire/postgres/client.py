@@ -38,6 +38,8 @@ TAKEN: Final = 1  # answered here, or put into self.out in another form
 WAIT: Final = 2  # not handled yet: call again when unblocked
 
 RESET: Final = b"DISCARD ALL"
+# How long a connection that we have ended may take to read our last words.
+LINGER_SECONDS: Final = 5.0
 NO_SETTINGS: Final[dict[str, str]] = {}
 
 # Large-object functions of libpq by OID: the only FunctionCall that is let through.
@@ -82,8 +84,10 @@ class ClientConnection:
         self.chunk = b""
         self.chunk_sent: i64 = 0
         self.chunk_pos: i64 = 0
+        # Why reading is paused: a request waits, the server takes no more, the client takes no more.
         self.blocked = False
         self.held = False
+        self.full = False
         self.out: list[bytes] | None = None
         # --- its server, and what is asked of it
         self.server: ServerConnection | None = None
@@ -134,12 +138,24 @@ class ClientConnection:
         self.listener.gone(self)
 
     def pause_writing(self) -> None:
+        """The client does not take its answers: get no more, and take no more requests."""
+        self.full = True
+        self.update_reading()
         if self.server is not None:
-            self.server.transport.pause_reading()
+            self.server.pause(True)
 
     def resume_writing(self) -> None:
+        self.full = False
+        self.update_reading()
         if self.server is not None:
-            self.server.transport.resume_reading()
+            self.server.pause(False)
+
+    def update_reading(self) -> None:
+        if not self.closed:
+            if self.blocked or self.held or self.full:
+                self.transport.pause_reading()
+            else:
+                self.transport.resume_reading()
 
     # --- writing ----------------------------------------------------------------------------------
 
@@ -157,6 +173,8 @@ class ClientConnection:
         self.closed = True
         self.leave_server()
         self.transport.close()
+        # A peer that does not read would keep the socket, and what is written to it, for ever.
+        asyncio.get_running_loop().call_later(LINGER_SECONDS, self.transport.abort)
 
     # --- reading requests -------------------------------------------------------------------------
 
@@ -439,6 +457,8 @@ class ClientConnection:
         server.client = self
         server.lease = self.lease
         self.server = server
+        if self.full:
+            server.pause(True)
         if (
             server.state is self.session.state
             and not server.stale
@@ -567,6 +587,9 @@ class ClientConnection:
         self.server = None
         server.client = None
         server.lease = None
+        if server.paused:
+            # All that it said is in our buffer already; the next client must not wait for this one.
+            server.pause(False)
         if server.cancels:
             server.release_after_cancel = True
         else:
@@ -647,7 +670,7 @@ class ClientConnection:
     def block(self) -> None:
         if not self.blocked:
             self.blocked = True
-            self.transport.pause_reading()
+            self.update_reading()
 
     def unblock(self) -> None:
         if not self.blocked or self.closed:
@@ -656,19 +679,13 @@ class ClientConnection:
         if self.startup is not None:
             self.startup.wake()
             return
-        if not self.held:
-            self.transport.resume_reading()
+        self.update_reading()
         self.process_safely(b"")
 
     def hold(self, held: bool) -> None:
         """The server does not take what we write (or does again)."""
         self.held = held
-        if self.blocked or self.closed:
-            return
-        if held:
-            self.transport.pause_reading()
-        else:
-            self.transport.resume_reading()
+        self.update_reading()
 
 
 def leaves_name(have: dict[str, bytes], want: dict[str, bytes]) -> bool:

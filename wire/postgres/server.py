@@ -89,6 +89,7 @@ class ServerConnection:
         self.hiding = False
         self.override = b""
         self.fatal = False
+        self.paused = False
         self.setup_failure = b""
         self.probe_rows = 0
         # --- session state that this server holds
@@ -132,6 +133,15 @@ class ServerConnection:
     def connection_lost(self, error: Exception | None) -> None:
         if not self.closed:
             self.fail(None)
+
+    def pause(self, paused: bool) -> None:
+        """Stop reading (or go on): its client does not take what it says."""
+        if paused != self.paused:
+            self.paused = paused
+            if paused:
+                self.transport.pause_reading()
+            else:
+                self.transport.resume_reading()
 
     def pause_writing(self) -> None:
         if self.client is not None:
