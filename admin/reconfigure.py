@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from events.installation import Installation
@@ -19,7 +20,7 @@ _WORKER_KEYS: Final = (
     "identification",
     "write_timeout_secs",
 )
-_LIVE_EVENT_KEYS: Final = {"usage_interval_secs", "max_staleness_secs"}
+_WORKER_EVENT_KEYS: Final = {"usage_interval_secs", "max_staleness_secs"}
 
 
 @dataclass(frozen=True)
@@ -31,18 +32,34 @@ class Needs:
     restart: list[str] = field(default_factory=list)
 
 
-def needs(old: Installation, new: Installation) -> Needs:
-    """What has to be started again for `new` to be true."""
+def needs(old: Installation, new: Installation, *, one_process: bool = False) -> Needs:
+    """What has to be started again for `new` to be true; with `one_process`, there is no worker
+    that could be replaced."""
     workers = [key for key in _WORKER_KEYS if getattr(old, key) != getattr(new, key)]
     restart: list[str] = []
     for key in type(new.events).model_fields:
         if getattr(old.events, key) != getattr(new.events, key):
-            (workers if key in _LIVE_EVENT_KEYS else restart).append(f"events.{key}")
+            (workers if key in _WORKER_EVENT_KEYS else restart).append(f"events.{key}")
     if embeds(old) != embeds(new):
         restart.append("nodes.embedded")
-    return Needs(workers, restart)
+    return Needs([], workers + restart) if one_process else Needs(workers, restart)
 
 
 def embeds(installation: Installation) -> bool:
     """Whether it uses the embedded PostgreSQL."""
     return any(node.embedded and node.enabled for node in installation.nodes)
+
+
+def tls_files(installation: Installation) -> tuple[object, ...]:
+    """What tells one set of certificate files from the next, without reading them."""
+    tls = installation.tls
+    if not tls.enabled:
+        return ()
+    stamps: list[object] = []
+    for name in (tls.cert_path, tls.key_path, tls.ca_path):
+        try:
+            info = Path(name).stat() if name else None
+        except OSError:
+            info = None
+        stamps.append(info and (info.st_ino, info.st_size, info.st_mtime_ns))
+    return tuple(stamps)

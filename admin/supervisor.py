@@ -19,18 +19,18 @@ from typing import Any, Final
 from admin.config import Loaded, load
 from admin.control import Applied, Control
 from admin.data_dir import DataDir, Remembered
-from admin.engine_keeper import EngineKeeper, Moved
-from admin.engines import EmbeddedNats, EmbeddedPostgres, Engines
+from admin.engine_process import Say
+from admin.engine_room import EngineRoom
 from admin.failure import MISTAKE, Failure, WrongFile
 from admin.listen_port import HeldPort, hold_port, split_address
-from admin.reconfigure import embeds, needs
-from admin.worker import DRAIN_SECONDS, Assignment, Worker, primary
+from admin.reconfigure import needs, tls_files
+from admin.worker import DRAIN_SECONDS, Assignment, Worker
 from admin.worker_keeper import WorkerKeeper
 from admin.worker_process import finish
 from events.commands import CommandRefused
 from events.facts import KIND_INSTALLATION
 from events.installation import Installation, Node
-from events.secrets import SecretError, Vault, node_purpose
+from events.secrets import SecretError, Vault
 from events.stream import LogError
 from wire.tasks import spawn
 
@@ -38,10 +38,8 @@ log = logging.getLogger("tenantry.supervisor")
 
 # Clients are served meanwhile; this only bounds how long the start-up waits to tell how it went.
 FIRST_PROVISIONING_SECONDS: Final = 60.0
-# More than one per core only adds processes to share the limits with.
-WORKERS_MAX: Final = 256
-
-Say = Callable[[str], None]
+# Names shown in one line; who needs them all asks `tenantry tenants list`.
+NAMES_SHOWN: Final = 10
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Running:
     nats_urls: list[str] = field(repr=False)
     node: Node = field(repr=False)
     """The primary, with its true address and password, embedded or not."""
-    control: Control = field(repr=False)
+    tenants: int = 0
 
 
 class Supervisor:
@@ -78,8 +76,7 @@ class Supervisor:
         log_level: str = "INFO",
         json_logs: bool = False,
     ) -> None:
-        self.data = DataDir(data_dir)
-        self.control: Control | None = None
+        self._data = DataDir(data_dir)
         self._config = config
         self._workers = workers
         self._say = say
@@ -89,21 +86,20 @@ class Supervisor:
         self._drain_seconds = drain_seconds
         self._log_level = log_level
         self._json_logs = json_logs
+        # In the order in which they are started, and stopped in the reverse one.
         self._vault: Vault | None = None
-        self._engines: Engines | None = None
-        self._engine_keepers: list[EngineKeeper] = []
-        self._events_dir = ""
-        self._servers: list[str] = []
-        self._node: Node | None = None
+        self._engines: EngineRoom | None = None
+        self._control: Control | None = None
         self._installation = Installation()
         self._held: HeldPort | None = None
         self._keepers: list[WorkerKeeper] = []
         self._inside: Worker | None = None
+        # While it runs.
+        self._tls_files: tuple[object, ...] = ()
         self._stop = asyncio.Event()
         self._now = asyncio.Event()
         self._starting: asyncio.Task[object] | None = None
         self._changing = asyncio.Lock()
-        self._unsubscribe: Callable[[], None] | None = None
         self._background: set[asyncio.Task[None]] = set()
 
     # --- the start -------------------------------------------------------------------------------
@@ -122,117 +118,58 @@ class Supervisor:
 
     async def _start(self) -> Running:
         loaded = load_or_fail(self._config, self._say) if self._config is not None else None
-        self.data.lock()
-        vault = self._vault = Vault.load(self.data.path)
-        await self._start_log(loaded, vault)
-        replicas = loaded.installation.events.replicas if loaded and loaded.installation else 1
-        control = self.control = await Control.open(self._servers, vault, replicas=replicas)
+        self._data.lock()
+        vault = self._vault = Vault.load(self._data.path)
+        engines = self._engines = EngineRoom(self._data, vault, self._say, fast=self._fast)
+        if loaded is not None and loaded.installation is not None:
+            await engines.start_as_told(loaded.installation)
+        elif not await engines.start_as_before():
+            raise self._nothing_configured()
+        control = await self._open_control(loaded.installation if loaded else None)
         if loaded is not None:
             self._tell(await control.apply(loaded))
         installation = control.projection.installation()
         if installation is None:
             raise self._nothing_configured()
         self._installation = installation
-        await self._start_postgres(installation)
-        node = self._resolve_node(installation)
+        await engines.start_postgres(installation)
+        node = engines.node(installation)
         self._held = self._hold(installation)
-        self.data.remember(
-            Remembered(
-                servers=() if self._engines and self._engines.nats else tuple(self._servers),
-                events_dir=self._events_dir,
-                host=self._held.host,
-                port=self._held.port,
-                pid=os.getpid(),
-            ),
-            vault,
-        )
-        control.follow()
-        self._unsubscribe = control.projection.subscribe(self._changed)
-        await control.provision_on(node, node.password)
+        self._remember()
+        self._tls_files = tls_files(installation)
+        await self._put_to_work(control, node)
         await self._start_workers()
+        engines.watch(nats_moved=self._nats_moved, postgres_moved=self._postgres_moved)
         await self._tell_provisioning(control)
         return Running(
             host=self._held.host,
             port=self._held.port,
-            data_dir=self.data.path,
-            nats_urls=list(self._servers),
+            data_dir=self._data.path,
+            nats_urls=engines.servers(),
             node=node,
-            control=control,
+            tenants=control.projection.tenant_count(),
         )
 
-    async def _start_log(self, loaded: Loaded | None, vault: Vault) -> None:
-        """Find out where the log is; start what is embedded. With a file PostgreSQL starts at the
-        same time; without, only the log tells whether it is needed."""
-        postgres = False
-        if loaded is not None and loaded.installation is not None:
-            events = loaded.installation.events
-            servers = () if events.embedded else events.servers
-            self._events_dir, postgres = events.data_dir, embeds(loaded.installation)
-        else:
-            known = self.data.recall(vault)
-            if known is None and not (self.data.path / "nats").exists():
-                raise self._nothing_configured()
-            servers = known.servers if known else ()
-            self._events_dir = known.events_dir if known else ""
-        engines = self._engines = Engines(
-            self.data.path, postgres=postgres, nats=not servers, fast=self._fast
+    async def _open_control(self, installation: Installation | None) -> Control:
+        assert self._vault is not None
+        assert self._engines is not None
+        replicas = installation.events.replicas if installation is not None else 1
+        self._control = await Control.open(
+            self._engines.servers(), self._vault, replicas=replicas, name="control"
         )
-        if engines.nats is not None and self._events_dir:
-            engines.nats = EmbeddedNats(Path(self._events_dir), fast=self._fast)
-        await engines.start(self._say)
-        if engines.nats is not None:
-            self._servers = [engines.nats.nats_url()]
-            self._keep(engines.nats, self._nats_moved)
-        else:
-            self._servers = list(servers)
+        return self._control
 
-    async def _start_postgres(self, installation: Installation) -> None:
-        engines = self._engines
-        assert engines is not None
-        if embeds(installation):
-            if engines.postgres is None:
-                engines.postgres = Engines(self.data.path, nats=False, fast=self._fast).postgres
-                assert engines.postgres is not None
-                await engines.postgres.start(self._say)
-            self._keep(engines.postgres, self._postgres_moved)
-
-    def _keep(self, engine: EmbeddedPostgres | EmbeddedNats, moved: Moved) -> None:
-        keeper = EngineKeeper(engine, moved)
-        keeper.watch()
-        self._engine_keepers.append(keeper)
+    async def _put_to_work(self, control: Control, node: Node) -> None:
+        control.follow()
+        control.projection.subscribe(self._changed)
+        await control.provision_on(node, node.password)
 
     def _nothing_configured(self) -> Failure:
         return Failure(
-            f"Nothing is configured in {self.data.path} yet: start once with "
-            "`tenantry serve --config FILE` (see `tenantry demo` for an example).",
+            f"Nothing is configured in {self._data.path} yet: start once with "
+            "`tenantry serve --config FILE`, or see `tenantry demo`.",
             MISTAKE,
         )
-
-    def _resolve_node(self, installation: Installation) -> Node:
-        """The primary with its true address and its password in clear."""
-        assert self._vault is not None
-        node = primary(installation, self._embedded_node())
-        if node is None:
-            raise Failure("No node is an enabled primary: correct [[nodes]].", MISTAKE)
-        engine = self._engines.postgres if self._engines else None
-        if node.embedded and engine is not None:
-            password = engine.password()
-        elif node.password:
-            purpose = node_purpose(node.host, node.port, node.user)
-            password = self._vault.open(node.password, purpose)
-        else:
-            password = ""
-        self._node = node.model_copy(update={"password": password})
-        return self._node
-
-    def _embedded_node(self) -> dict[str, object] | None:
-        engine = self._engines.postgres if self._engines else None
-        if engine is None:
-            return None
-        # It cannot do TLS. A name, because the address changes when its port is taken, and that
-        # is no reason to provision every tenant again.
-        place = {"host": engine.host, "port": engine.port(), "user": engine.user}
-        return {**place, "sslmode": "disable", "name": "embedded"}
 
     def _hold(self, installation: Installation) -> HeldPort:
         host, port = split_address(installation.listen_address)
@@ -242,23 +179,18 @@ class Supervisor:
             self._say(f"port {wanted} is taken; using {held.port}")
         return held
 
-    # --- workers ---------------------------------------------------------------------------------
-
-    def _assign(self, number: int) -> Assignment:
+    def _remember(self) -> None:
+        assert self._vault is not None
+        assert self._engines is not None
         assert self._held is not None
-        return Assignment(
-            data_dir=str(self.data.path),
-            nats_servers=self._servers,
+        what = Remembered(
+            servers=self._engines.external(),
+            events_dir=self._engines.events_dir,
             host=self._held.host,
             port=self._held.port,
-            worker=number,
-            workers=max(1, self._workers),
-            reuse_port=True,
-            embedded_node=self._embedded_node(),
-            log_level=self._log_level,
-            json_logs=self._json_logs,
-            drain_seconds=self._drain_seconds,
+            pid=os.getpid(),
         )
+        self._data.remember(what, self._vault)
 
     async def _start_workers(self) -> None:
         if self._workers == 0:
@@ -275,12 +207,31 @@ class Supervisor:
             if isinstance(result, BaseException):
                 raise result
 
+    def _assign(self, number: int) -> Assignment:
+        assert self._held is not None
+        assert self._engines is not None
+        return Assignment(
+            data_dir=str(self._data.path),
+            nats_servers=self._engines.servers(),
+            host=self._held.host,
+            port=self._held.port,
+            worker=number,
+            workers=max(1, self._workers),
+            reuse_port=True,
+            embedded_node=self._engines.embedded_node(),
+            log_level=self._log_level,
+            json_logs=self._json_logs,
+            drain_seconds=self._drain_seconds,
+        )
+
+    # --- what people hear ------------------------------------------------------------------------
+
     async def _tell_provisioning(self, control: Control) -> None:
         provisioner = control.provisioner
         assert provisioner is not None
         if not await control.provisioned_once(FIRST_PROVISIONING_SECONDS, self._say):
             self._say(f"{provisioner.untried} tenants are still being set up; they follow")
-        for id, reason in provisioner.reasons.items():
+        for id, reason in list(provisioner.reasons.items())[:NAMES_SHOWN]:
             self._say(f'tenant "{id}" is not usable yet: {reason}')
 
     def _tell(self, applied: Applied) -> None:
@@ -290,7 +241,10 @@ class Supervisor:
         for sentence in applied.refused:
             self._say(f"warning: {sentence}")
         if applied.unlisted:
-            self._say(f"not in the file, left as they are: {', '.join(applied.unlisted[:10])}")
+            names = ", ".join(applied.unlisted[:NAMES_SHOWN])
+            more = len(applied.unlisted) - NAMES_SHOWN
+            and_more = f" and {more} more" if more > 0 else ""
+            self._say(f"not in the file, left as they are: {names}{and_more}")
 
     # --- while it runs ---------------------------------------------------------------------------
 
@@ -306,8 +260,7 @@ class Supervisor:
             return 0
         finally:
             self._starting = None
-        count = running.control.projection.tenant_count()
-        tenants = f"{count} {'tenant' if count == 1 else 'tenants'}"
+        tenants = f"{running.tenants} {'tenant' if running.tenants == 1 else 'tenants'}"
         self._say(f"serving {tenants} on {running.host}:{running.port}")
         await self.run_until_stopped()
         return 0
@@ -326,13 +279,14 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, self._told_to_reload)
 
     def _told_to_stop(self) -> None:
-        if self._stop.is_set():
+        if self._starting is not None:
+            if not self._stop.is_set():
+                self._starting.cancel()
+        elif self._stop.is_set():
             self._now.set()
             for keeper in self._keepers:
                 keeper.hurry()
         self._stop.set()
-        if self._starting is not None:
-            self._starting.cancel()
 
     def _told_to_reload(self) -> None:
         self._in_background(self.reload(), "reload")
@@ -343,14 +297,20 @@ class Supervisor:
         task.add_done_callback(self._background.discard)
 
     async def reload(self) -> None:
-        """Read the file again and apply it; all or nothing, and the log says which."""
-        if self._config is None or self.control is None:
+        """Read the file again and apply it; all or nothing, and the log says which. Certificates
+        are read again as well."""
+        if self._config is None or self._control is None:
             log.warning("there is no file to read again: use `tenantry apply FILE`")
             return
         try:
             async with self._changing:
                 loaded = load_or_fail(self._config, self._say)
-                self._tell(await self.control.apply(loaded))
+                self._tell(await self._control.apply(loaded))
+                files = tls_files(self._control.projection.installation() or self._installation)
+                if files != self._tls_files:
+                    self._tls_files = files
+                    log.info("certificates changed: replacing the workers one by one")
+                    await self._replace_workers()
         except (Failure, CommandRefused, LogError, SecretError) as error:
             log.error("%s was not applied: %s", self._config, error)
         else:
@@ -363,86 +323,94 @@ class Supervisor:
     async def _adapt(self) -> None:
         """The installation has changed: start again what does not follow by itself."""
         async with self._changing:
-            control = self.control
+            control = self._control
             new = control.projection.installation() if control is not None else None
             if control is None or new is None:
                 return
             old, self._installation = self._installation, new
             needed = needs(old, new)
+            if self._inside is not None:
+                needed = needs(old, new, one_process=True)
             if needed.restart:
                 keys = ", ".join(needed.restart)
                 log.warning("%s: takes effect when Tenantry is started again", keys)
-            if not needed.workers:
-                return
-            try:
-                await self._renew(control, old, new, needed.workers)
-            except (Failure, SecretError) as error:
-                log.error("the change of %s is not in effect: %s", needed.workers, error)
+            if needed.workers:
+                keys = ", ".join(needed.workers)
+                log.info("%s changed: replacing the workers one by one", keys)
+                try:
+                    await self._renew(control, old, new)
+                except (Failure, SecretError) as error:
+                    log.error("the change of %s is not in effect: %s", keys, error)
 
-    async def _renew(
-        self, control: Control, old: Installation, new: Installation, keys: list[str]
-    ) -> None:
-        if self._inside is not None:
-            log.warning("%s: takes effect when Tenantry is started again", ", ".join(keys))
-            return
-        log.info("%s changed: replacing the workers one by one", ", ".join(keys))
+    async def _renew(self, control: Control, old: Installation, new: Installation) -> None:
+        assert self._engines is not None
         before = self._held
         if old.listen_address != new.listen_address and self._port_asked is None:
             self._held = self._hold(new)
+            self._remember()
         if old.nodes != new.nodes:
-            node = self._resolve_node(new)
+            node = self._engines.node(new)
             await control.provision_on(node, node.password)
+        self._tls_files = tls_files(new)
         await self._replace_workers()
         if before is not None and before is not self._held:
             before.close()
 
     async def _replace_workers(self) -> None:
+        """One after the other, so that somebody always serves."""
         for keeper in self._keepers:
             await keeper.replace()
+        if self._inside is not None:
+            log.warning("with --workers 0 this takes effect when Tenantry is started again")
+
+    # --- engines that came back elsewhere, because their port was taken ---------------------------
 
     async def _postgres_moved(self) -> None:
-        control = self.control
-        if control is not None:
-            node = self._resolve_node(self._installation)
-            await control.provision_on(node, node.password)
-            async with self._changing:
+        async with self._changing:
+            if self._control is not None and self._engines is not None:
+                node = self._engines.node(self._installation)
+                await self._control.provision_on(node, node.password)
                 await self._replace_workers()
 
     async def _nats_moved(self) -> None:
-        log.critical("the port of NATS was taken meanwhile: start Tenantry again")
+        async with self._changing:
+            before = self._control
+            assert self._engines is not None
+            control = await self._open_control(None)
+            await self._put_to_work(control, self._engines.node(self._installation))
+            if before is not None:
+                await before.close()
+            await self._replace_workers()
 
     # --- the end ---------------------------------------------------------------------------------
 
     async def stop(self) -> None:
         """Drain, then stop everything that was started. Doing so twice does no harm."""
-        if self._unsubscribe is not None:
-            self._unsubscribe()
-            self._unsubscribe = None
         for task in tuple(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
-        for watch in self._engine_keepers:
-            await watch.close()
+        if self._engines is not None:
+            await self._engines.unwatch()
         drain = 0.0 if self._now.is_set() else self._drain_seconds
         await asyncio.gather(*(keeper.stop(drain) for keeper in self._keepers))
         self._keepers = []
         if self._inside is not None:
             await finish(self._inside, drain, self._now)
             self._inside = None
-        if self.control is not None:
-            await self.control.close()
-            self.control = None
+        if self._control is not None:
+            await self._control.close()
+            self._control = None
         if self._engines is not None:
-            await self._engines.stop(self._say)
+            await self._engines.stop()
             self._engines = None
         if self._held is not None:
             self._held.close()
             self._held = None
-        self.data.unlock()
+        self._data.unlock()
 
 
-def load_or_fail(config: Path, say: Say) -> Loaded:
-    """The file, read; its warnings are said. Raises Failure with every mistake, one a line."""
+def load_or_fail(config: Path, say: Callable[[str], None]) -> Loaded:
+    """The file, read; its warnings are said. Raises WrongFile with every mistake."""
     loaded = load(config, os.environ)
     for warning in loaded.warnings:
         say(f"warning: {warning.text(str(config))}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import shlex
 import signal
@@ -36,18 +37,14 @@ def demo_once(place: Home) -> subprocess.CompletedProcess[str]:
 
 
 def nothing_runs(place: Home) -> bool:
-    return not any(engine.running for engine in engines_status(place.data)) and not [
-        name
-        for name in Path("/proc").glob("[0-9]*/cmdline")
-        if str(place.data) in _read(name) and str(place.data) != _read(name)
-    ]
-
-
-def _read(name: Path) -> str:
-    try:
-        return name.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:
-        return ""
+    """Neither an engine nor any process that has the place in its command line."""
+    if any(engine.running for engine in engines_status(place.data)):
+        return False
+    for name in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if str(place.data).encode() in name.read_bytes():
+                return False
+    return True
 
 
 def number_of_events(output: str) -> int:

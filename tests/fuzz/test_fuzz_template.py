@@ -15,7 +15,8 @@ import pytest
 from postgast import pg_query_pb2
 from postgast.native import lib
 
-from wire.sql import template as t
+from wire.sql import lexer as t
+from wire.sql.template import template
 
 SHORT_CASES = 10_000
 SHORT_SECONDS = 8.0
@@ -99,7 +100,7 @@ def check(sql: bytes) -> bool:
         return False
     theirs = reference(sql)
     ours = t.tokens(sql)
-    lifted = t.template(sql)
+    lifted = template(sql)
     if theirs is None:
         return False
     if ours is None:

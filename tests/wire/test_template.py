@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from support.engines import Postgres
 
-from wire.sql.template import NUMBER, PARAM, STRING, WORD, template, tokens
+from wire.sql.lexer import NUMBER, PARAM, STRING, WORD, tokens
+from wire.sql.template import template
 
 HOLES = {0x01: b"<s>", 0x03: b"<b>", 0x04: b"<x>", 0x05: b"<n>"}
 

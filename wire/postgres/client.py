@@ -172,6 +172,9 @@ class ClientConnection:
             self.deliver(p.error_response(error, fatal=True))
         self.closed = True
         self.leave_server()
+        if self.tls is not None and not self.transport.is_closing():
+            # Without close_notify the peer could not tell the end from a cut (RFC 8446, 6.1).
+            self.transport.write(self.tls.close())
         self.transport.close()
         # A peer that does not read would keep the socket, and what is written to it, for ever.
         asyncio.get_running_loop().call_later(LINGER_SECONDS, self.transport.abort)

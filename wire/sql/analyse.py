@@ -29,7 +29,7 @@ from wire.sql.commands import (
     system_function,
 )
 from wire.sql.facts import Facts, Statement, same
-from wire.sql.template import PUNCTUATION, tokens
+from wire.sql.lexer import PUNCTUATION, tokens
 
 MAX_STATEMENTS: Final = 10_000  # in one text: 10 MB of facts, a second of a processor
 _ROW_SHARE: Final = 2  # LOCK TABLE modes above this one conflict with writers
