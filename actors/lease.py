@@ -41,8 +41,13 @@ class TenantLease(Lease):
         self.max_running = share(limits.max_concurrent_queries, workers)
         self.max_pinned = share(limits.max_pinned_servers, workers)
 
-    def admit(self) -> TenantryError | None:
-        if self.max_running and self.meter.running >= self.max_running:
+    def admit(self, more: bool = False) -> TenantryError | None:
+        # Who waits for a server has been admitted, and will run as soon as there is one.
+        if (
+            not more
+            and self.max_running
+            and self.meter.running + self.pool.waiting() >= self.max_running
+        ):
             return RateExceeded(
                 f"more than {self.max_running} queries at a time",
                 hint="Wait for one to end (rate_limits.max_concurrent_queries).",

@@ -104,6 +104,9 @@ class TenantPool(Pool):
 
     # --- lending --------------------------------------------------------------------------------
 
+    def waiting(self) -> int:
+        return len(self.waiters)
+
     def acquire(self, client: ClientConnection) -> ServerConnection | None:
         if self.idle and not client.session_mode:
             server = self.pick(client)
@@ -114,6 +117,9 @@ class TenantPool(Pool):
             if found is not None:
                 self.lent.add(found)
                 return found
+        if self.closed:
+            client.acquire_failed(e.ServerUnavailable("the pool is being changed; try again"))
+            return None
         if len(self.waiters) >= MAX_WAITING:
             client.acquire_failed(e.TooManyConnections("too many clients wait for a server"))
             return None
@@ -330,8 +336,13 @@ def check_duration(server: ServerConnection, now: float) -> None:
     client = server.client
     if lease is None or client is None:
         return
+    in_block = server.status != p.IDLE or not server.synced
     if server.outstanding() > 0:
-        busy = now - server.busy_since
+        if server.progress != server.progress_seen:
+            # A pipeline is not one long query: the time counts from the last one that ended.
+            server.progress_seen = server.progress
+            server.query_since = now
+        busy = now - server.query_since
         limit = lease.max_query_seconds
         if limit and busy > limit:
             if not server.override and not server.muted:
@@ -339,19 +350,19 @@ def check_duration(server: ServerConnection, now: float) -> None:
                     f"query took longer than {limit:g} seconds",
                     hint="The limit is rate_limits.max_query_duration.",
                 )
-                client.statement_failed(error)
+                client.meter.refused += 1
                 server.cancel(error)
             elif busy > limit + CANCEL_GRACE_SECONDS:
                 client.end(e.TimedOut(f"query took longer than {limit:g} seconds"))
                 return
-    elif server.status != p.IDLE:
+    elif in_block:
         limit = lease.max_idle_in_transaction_seconds
         if limit and now - server.idle_since > limit:
             client.end(
                 e.IdleInTransaction("terminating connection due to idle-in-transaction timeout")
             )
             return
-    if server.status != p.IDLE:
+    if in_block:
         limit = lease.max_transaction_seconds
         if limit and now - server.transaction_since > limit:
             client.end(e.TransactionTimedOut("terminating connection due to transaction timeout"))

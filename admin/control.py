@@ -30,6 +30,8 @@ from wire.tasks import spawn
 log = logging.getLogger("tenantry.control")
 
 FILE_ACTOR: Final = "configuration file"
+# How long a start waits for NATS: a cluster that elects its leader needs some seconds.
+PATIENCE: Final = 10.0
 # How often the first provisioning is looked at, and how often people hear of it. Seconds.
 LOOK_SECONDS: Final = 0.02
 TELL_SECONDS: Final = 2.0
@@ -59,10 +61,18 @@ class Control:
 
     @classmethod
     async def open(
-        cls, servers: Sequence[str], vault: Vault, *, replicas: int = 1, name: str = "control"
+        cls,
+        servers: Sequence[str],
+        vault: Vault,
+        *,
+        replicas: int = 1,
+        name: str = "control",
+        patience: float = PATIENCE,
     ) -> Control:
-        """Connect to the log and fold all that it holds. Raises LogError."""
-        config_log = await ConfigLog.connect(servers, replicas=replicas, name=f"tenantry-{name}")
+        """Connect to the log within `patience` seconds, fold all that it holds. Raises LogError."""
+        config_log = await ConfigLog.connect(
+            servers, replicas=replicas, name=f"tenantry-{name}", patience=patience
+        )
         control = cls(config_log, vault)
         try:
             await control.commander.catch_up()

@@ -53,4 +53,7 @@ class EngineKeeper:
                 continue
             log.warning("%s is back on port %s", engine.name, engine.port())
             if engine.port() != port:
-                await self._moved()
+                try:
+                    await self._moved()
+                except Exception:
+                    log.exception("what uses %s could not follow it", engine.name)

@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 
 from admin.config import load
 from admin.control import Control
@@ -13,6 +14,9 @@ from admin.data_dir import DataDir
 from admin.engines import EmbeddedNats
 from admin.failure import Failure, WrongFile
 from events.secrets import KEY_VARIABLE, Vault
+
+# A person waits for it, and a server that is there answers in milliseconds. Seconds.
+PATIENCE: Final = 4.0
 
 
 @asynccontextmanager
@@ -28,7 +32,9 @@ async def open_log(data_dir: Path, config: Path | None) -> AsyncIterator[Control
             "or start one with `tenantry serve --config FILE`."
         )
     vault = Vault.load(data.path)
-    control = await Control.open(servers(data, config, vault), vault, name="command")
+    control = await Control.open(
+        servers(data, config, vault), vault, name="command", patience=PATIENCE
+    )
     try:
         yield control
     finally:

@@ -120,7 +120,7 @@ class WorkerKeeper:
             stdin=PIPE,
             stdout=PIPE,
             start_new_session=True,  # Ctrl-C is for the supervisor alone
-            env=_environment(),
+            env=environment(),
         )
         try:
             async with asyncio.timeout(READY_SECONDS):
@@ -180,8 +180,8 @@ def _death(code: int) -> str:
     return f"ended with code {code}"
 
 
-def _environment() -> dict[str, str]:
-    """Ours; sources that are not installed are found where we found them."""
+def environment() -> dict[str, str]:
+    """Ours for a child; sources that are not installed are found where we found them."""
     root = str(Path(__file__).absolute().parent.parent)
     if root in site.getsitepackages():
         return dict(os.environ)

@@ -41,7 +41,7 @@ _NOT_DEFAULTS = ("id", "name", "enabled", "users", "provisioned", "version")
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """One thing that is wrong: where (dotted, "" for the whole) and what. Quotes no value."""
+    """One thing that is wrong: where (dotted, "" for the whole) and what."""
 
     path: str
     message: str
@@ -300,12 +300,11 @@ def _storable(model: BaseModel, mistakes: list[Mistake]) -> Settings:
     64 bits and broken Unicode are not JSON; stored, they would become something else."""
     try:
         stored: Settings = orjson.loads(orjson.dumps(canonical(model)))
-        if type(model).model_validate(stored) == model:
-            return stored
+        type(model).model_validate(stored)
+        return stored
     except (TypeError, ValueError):
-        pass
-    mistakes.append(Mistake("", "holds a number or text that cannot be stored as JSON"))
-    return {}
+        mistakes.append(Mistake("", "holds a number or text that cannot be stored as JSON"))
+        return {}
 
 
 def _max_tenants(state: State) -> int | None:

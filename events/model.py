@@ -13,7 +13,7 @@ import math
 import re
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 VERIFIER: Final = r"^SCRAM-SHA-256\$\d+:[^$]+\$[^:]+:.+$"
 TENANT_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -200,6 +200,14 @@ class RateLimits(Model):
     """Largest result of one statement; over it the statement fails."""
     max_rows_per_query: Count = 100_000
     """Most rows of one result; over it the statement fails."""
+
+    @field_validator("*")
+    @classmethod
+    def _not_zero(cls, value: float | None) -> float | None:
+        """Elsewhere 0 often means "no limit", here it would mean "nothing": neither is guessed."""
+        if value == 0:
+            raise ValueError('0 would allow nothing; write "unlimited" for no limit')
+        return value
 
 
 class Permissions(Model):

@@ -72,6 +72,7 @@ async def read_all(source: ConfigLog, from_sequence: int, apply: Apply) -> int:
         try:
             await reader.run()
         except _Again as reason:
+            log.debug("reading again behind sequence %d: %s", reader.position, reason)
             fruitless = fruitless + 1 if reader.position == before else 0
             if fruitless >= FRUITLESS_MAX:
                 message = f"nothing can be read behind sequence {reader.position}: {reason}"
@@ -113,6 +114,8 @@ class Reader:
         self._apply = apply
         self._until = until
         self._inbox = ""
+        self._reply = ""
+        self._pulls = 0
         self._pull_subject = ""
         self._wanted = 0
         self._heard_at = 0.0
@@ -128,7 +131,7 @@ class Reader:
         forget = source.connection.on_reconnect(lambda: self._end(_Again("reconnected")))
         subscription: Subscription | None = None
         try:
-            subscription = await source.nats.subscribe(self._inbox, cb=self._received)
+            subscription = await source.nats.subscribe(f"{self._inbox}.*", cb=self._received)
             self._heard_at = time.monotonic()
             await self._pull()
             await self._watch()
@@ -153,6 +156,10 @@ class Reader:
         return str(made["name"])
 
     async def _pull(self) -> None:
+        """Ask for more. One request is open at a time, each with a reply subject of its own: the
+        server may say that one has ended when the next is already on its way."""
+        self._pulls += 1
+        self._reply = f"{self._inbox}.{self._pulls}"
         self._wanted = PULL_MESSAGES
         request = {
             "batch": PULL_MESSAGES,
@@ -161,7 +168,7 @@ class Reader:
             "idle_heartbeat": int(HEARTBEAT_SECONDS * _NANO),
         }
         await self._source.nats.publish(
-            self._pull_subject, orjson.dumps(request), reply=self._inbox
+            self._pull_subject, orjson.dumps(request), reply=self._reply
         )
 
     async def _watch(self) -> None:
@@ -212,6 +219,8 @@ class Reader:
 
     def _control(self, message: Msg) -> None:
         """A message without a place in the stream: a heartbeat, or the end of a pull request."""
+        if message.subject != self._reply:
+            return
         headers = message.headers or {}
         status = headers.get("Status", "")
         if status == "100":
@@ -222,13 +231,10 @@ class Reader:
                 raise _Again(f"sequence {last} was sent, but {self.position} came last")
             if last >= 0:
                 self._source.synced_at = self._heard_at
-        elif status in ("404", "408"):
+        elif status in ("404", "408") or (status == "409" and _ended_by_itself(headers)):
             self._wanted = 0
         else:
-            # Deleted, its leader moved, the server stops, or PULL_BYTES were sent: in each case a
-            # new consumer goes on where this one was.
-            reason = headers.get("Description", "")
-            raise _Again(f"the consumer ended ({status} {reason})")
+            raise _Again(f"the consumer ended ({status} {headers.get('Description', '')})")
 
     async def _leave(self, consumer: str, subscription: Subscription | None) -> None:
         """Tidy up as far as the connection allows; the server forgets the rest by itself."""
@@ -238,6 +244,13 @@ class Reader:
         if self._source.connected:
             with contextlib.suppress(NatsError, OSError):
                 await self._source.nats.publish(f"$JS.API.CONSUMER.DELETE.{STREAM}.{consumer}")
+
+
+def _ended_by_itself(headers: dict[str, str]) -> bool:
+    """Whether a 409 means that one request was answered in full, by number or by bytes. With every
+    other reason (deleted, the leader moved, the server stops) the consumer is of no more use."""
+    reason = headers.get("Description", "").lower()
+    return "batch completed" in reason or "maxbytes" in reason
 
 
 def delivery(reply: str) -> tuple[int, int]:

@@ -10,6 +10,7 @@
     ├── TooManyConnections        53300  429   clients, or no server within the wait's limit
     ├── TooLarge                  54000  413   statement or result over its limit
     ├── TimedOut                  57014  504   query duration
+    ├── QueryCancelled            57014  499   the client asked for it, before a server had begun
     ├── IdleInTransaction         25P03  504   FATAL, as in PostgreSQL
     ├── TransactionTimedOut       25P04  504   FATAL, as in PostgreSQL
     ├── ShuttingDown              57P01  503   draining, or the tenant was disabled
@@ -101,6 +102,16 @@ class TooLarge(TenantryError):
 class TimedOut(TenantryError):
     sqlstate = "57014"
     http_status = 504
+
+
+class QueryCancelled(TenantryError):
+    """The client cancelled a request that still waited for a server; PostgreSQL's own text."""
+
+    sqlstate = "57014"
+    http_status = 499
+
+    def __init__(self) -> None:
+        super().__init__("canceling statement due to user request")
 
 
 class IdleInTransaction(TenantryError):

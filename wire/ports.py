@@ -68,6 +68,10 @@ class Pool:
         """The server must not be used again; it is closed."""
         raise NotImplementedError
 
+    def waiting(self) -> int:
+        """How many clients wait for a server."""
+        raise NotImplementedError
+
 
 class Welcome:
     """How a session begins for clients with the same startup settings: shared by all of them."""
@@ -115,8 +119,12 @@ class Lease:
             self.welcomes.clear()
         self.welcomes[settings] = Welcome(state, parameters)
 
-    def admit(self) -> TenantryError | None:
-        """Take one query from the rate, and see that not too many run; None when it may go on."""
+    def admit(self, more: bool = False) -> TenantryError | None:
+        """Take one query from the rate, and see that not too many run; None when it may go on.
+
+        `more`: it follows another one on a server that is at work, so it runs after that, not
+        beside it.
+        """
         raise NotImplementedError
 
     def pin(self) -> TenantryError | None:

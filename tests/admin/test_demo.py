@@ -91,7 +91,7 @@ def test_it_serves_until_ctrl_c_and_its_psql_line_works(place: Home) -> None:
             log.read_text,
             RUN_SECONDS,
         )
-        line = next(line for line in log.read_text().splitlines() if "-U acme.appuser" in line)
+        line = next(line for line in log.read_text().splitlines() if "PGPASSWORD=" in line)
         answer = subprocess.run(
             f"{line.strip()} -At -c {shlex.quote('SELECT name FROM customers WHERE id = 2')}",
             shell=True,

@@ -1,4 +1,4 @@
-"""Changing a running installation: by SIGHUP, by `tenantry apply`; what connected clients notice."""
+"""Changing what runs, by SIGHUP and by `tenantry apply`: what connected clients notice."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from contextlib import closing
 
 import psycopg
 import pytest
-from support.serving import (  # noqa: F401 - fixtures
+from support.serving import (
     Home,
     Proxy,
-    home,
-    original,
     serving,
     until,
 )
@@ -21,13 +19,13 @@ pytestmark = pytest.mark.engine
 
 
 @pytest.fixture
-def proxy(original: Home):  # noqa: F811
+def proxy(original: Home):
     with serving(original) as running:
         yield running
 
 
 def test_sighup_reaches_the_next_statement_of_a_connected_client(
-    original: Home,  # noqa: F811
+    original: Home,
     proxy: Proxy,
 ) -> None:
     with proxy.connect() as client:
@@ -40,7 +38,7 @@ def test_sighup_reaches_the_next_statement_of_a_connected_client(
 
 
 def test_a_wrong_file_changes_nothing_and_the_log_says_why(
-    original: Home,  # noqa: F811
+    original: Home,
     proxy: Proxy,
 ) -> None:
     original.change("allow_ddl = true", 'allow_ddl = "perhaps"')
@@ -52,7 +50,7 @@ def test_a_wrong_file_changes_nothing_and_the_log_says_why(
 
 
 def test_apply_tells_first_and_ends_the_clients_of_a_disabled_tenant(
-    original: Home,  # noqa: F811
+    original: Home,
     proxy: Proxy,
 ) -> None:
     with closing(proxy.connect("widgetco")) as client:
@@ -75,7 +73,7 @@ def test_apply_tells_first_and_ends_the_clients_of_a_disabled_tenant(
 
 
 def test_a_new_tenant_is_set_up_while_others_work(
-    original: Home,  # noqa: F811
+    original: Home,
     proxy: Proxy,
 ) -> None:
     original.change(
@@ -91,7 +89,7 @@ def test_a_new_tenant_is_set_up_while_others_work(
 
 
 def test_what_workers_read_at_their_start_replaces_them(
-    original: Home,  # noqa: F811
+    original: Home,
     proxy: Proxy,
 ) -> None:
     before = proxy.workers()
@@ -108,10 +106,10 @@ def test_what_workers_read_at_their_start_replaces_them(
         assert client.execute("SELECT 3").fetchone() == (3,)
 
 
-def test_what_takes_a_new_start_is_said(original: Home, proxy: Proxy) -> None:  # noqa: F811
-    original.change("[pool]", "[events]\nembedded = true\nreplicas = 3\n\n[pool]")
+def test_what_takes_a_new_start_is_said(original: Home, proxy: Proxy) -> None:
+    original.change("[pool]", '[events]\nservers = ["nats://127.0.0.1:1"]\n\n[pool]')
     proxy.signal(signal.SIGHUP)
-    proxy.says("events.replicas: takes effect when Tenantry is started again")
+    proxy.says("events.embedded, events.servers: takes effect when Tenantry is started again")
 
 
 def code(client: psycopg.Connection, statement: str) -> str:

@@ -9,7 +9,7 @@ from contextlib import closing
 
 import psycopg
 import pytest
-from support.serving import Home, alive, home, original, serving, until  # noqa: F401 - fixtures
+from support.serving import Home, alive, serving, until
 
 from admin.engines import EmbeddedNats
 from events.log import ConfigLog
@@ -18,19 +18,18 @@ pytestmark = pytest.mark.engine
 
 
 def test_each_tenant_finds_its_own_place(home: Home) -> None:
-    with serving(home) as proxy:
-        with proxy.connect("acme") as acme, proxy.connect("widgetco") as widgetco:
-            place = "SELECT current_user, current_database(), current_schema"
-            assert acme.execute(place).fetchone() == ("tenantry_acme", "shared_db", "acme")
-            assert widgetco.execute(place).fetchone()[:2] == ("tenantry_widgetco", "widgetco_db")
-            acme.execute("CREATE TABLE note (text text)")
-            acme.execute("INSERT INTO note VALUES ('kept')")
-            with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                widgetco.execute("CREATE TABLE note (text text)")
+    with serving(home) as proxy, proxy.connect("acme") as acme, proxy.connect("widgetco") as widget:
+        place = "SELECT current_user, current_database(), current_schema"
+        assert acme.execute(place).fetchone() == ("tenantry_acme", "shared_db", "acme")
+        assert widget.execute(place).fetchone()[:2] == ("tenantry_widgetco", "widgetco_db")
+        acme.execute("CREATE TABLE own (text text)")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            widget.execute("CREATE TABLE own (text text)")
 
 
 def test_a_start_without_the_file_brings_back_the_tenants_and_adds_no_event(home: Home) -> None:
-    with serving(home):
+    with serving(home) as proxy, proxy.connect("acme") as acme:
+        acme.execute("CREATE TABLE note AS SELECT 'kept' AS text")
         before = last_sequence(home)
     with serving(home, file=False) as proxy, proxy.connect("acme") as acme:
         assert acme.execute("SELECT text FROM note").fetchall() == [("kept",)]
@@ -84,17 +83,18 @@ def test_every_mistake_of_the_file_is_told_at_once() -> None:
 
 def test_sigterm_lets_transactions_end_and_refuses_newcomers(home: Home) -> None:
     with serving(home) as proxy, proxy.connect() as idle, proxy.connect(autocommit=False) as busy:
-        busy.execute("INSERT INTO note VALUES ('while draining')")
+        idle.execute("CREATE TABLE slow (text text)")
+        busy.execute("INSERT INTO slow VALUES ('before')")
         proxy.signal(signal.SIGTERM)
         proxy.says("draining")
         until(lambda: ended(idle) == "57P01", "to end the idle client")
         with pytest.raises(psycopg.OperationalError):
             proxy.connect().close()
-        busy.execute("INSERT INTO note VALUES ('still')")
+        busy.execute("INSERT INTO slow VALUES ('while draining')")
         busy.commit()
         assert proxy.wait() == 0
     with serving(home) as proxy, proxy.connect() as client:
-        assert client.execute("SELECT count(*) FROM note").fetchone() == (3,)
+        assert client.execute("SELECT count(*) FROM slow").fetchone() == (2,)
 
 
 def test_a_second_signal_stops_at_once(home: Home) -> None:

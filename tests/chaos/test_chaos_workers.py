@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing
 
 import psycopg
 import pytest
-from support.serving import Home, Proxy, alive, home, serving, until  # noqa: F401 - fixtures
+from support.serving import Home, alive, serving, until
 
 pytestmark = pytest.mark.engine
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.engine
 CLIENTS = 10
 
 
-def test_a_cancel_finds_its_client_on_whichever_worker(home: Home) -> None:  # noqa: F811
+def test_a_cancel_finds_its_client_on_whichever_worker(home: Home) -> None:
     with serving(home, "--workers", "2") as proxy:
         assert "limits are split evenly among 2 workers, at least 1 each" in proxy.log()
         assert len(proxy.workers()) == 2
@@ -29,7 +29,7 @@ def test_a_cancel_finds_its_client_on_whichever_worker(home: Home) -> None:  # n
 
 
 def test_a_killed_worker_comes_back_and_the_other_serves_meanwhile(
-    home: Home,  # noqa: F811
+    home: Home,
 ) -> None:
     with serving(home, "--workers", "2") as proxy, ExitStack() as stack:
         clients = [stack.enter_context(closing(proxy.connect())) for _ in range(CLIENTS)]
@@ -46,7 +46,7 @@ def test_a_killed_worker_comes_back_and_the_other_serves_meanwhile(
         assert len(proxy.workers()) == 2
 
 
-def test_a_worker_killed_in_a_transaction_commits_nothing(home: Home) -> None:  # noqa: F811
+def test_a_worker_killed_in_a_transaction_commits_nothing(home: Home) -> None:
     with serving(home) as proxy:
         with proxy.connect() as client:
             client.execute("CREATE TABLE IF NOT EXISTS half (n int)")
@@ -61,7 +61,7 @@ def test_a_worker_killed_in_a_transaction_commits_nothing(home: Home) -> None:  
 
 
 def test_a_killed_supervisor_leaves_no_worker_and_the_next_start_works(
-    home: Home,  # noqa: F811
+    home: Home,
 ) -> None:
     with serving(home, "--workers", "2") as proxy, closing(proxy.connect()) as client:
         workers = proxy.workers()

@@ -164,7 +164,7 @@ def test_all_mistakes_are_told_at_once_and_no_value_is_repeated() -> None:
     assert "hunter2" not in str(refused)
 
 
-@pytest.mark.parametrize("value", [math.nan, "a\ud800", 2**70])
+@pytest.mark.parametrize("value", [math.nan, math.inf, "a\ud800", 2**70])
 def test_what_json_cannot_hold_is_refused(value: Any) -> None:
     pool = {"max_connections": value} if isinstance(value, int) else {}
     number = {"burst_multiplier": value} if isinstance(value, float) else {}

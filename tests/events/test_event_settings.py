@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from events.model import Model, Tenant
+from events.model import Model, RateLimits, Tenant
 from events.settings import canonical, diff, merge, prune, read_leniently
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.lists(st.integers())
@@ -64,3 +64,9 @@ def test_what_is_wrong_otherwise_is_still_wrong() -> None:
 
     with pytest.raises(ValidationError):
         read_leniently(Small, {"size": "large", "novelty": 1})
+
+
+def test_a_limit_of_zero_is_refused_because_it_could_mean_all_or_nothing() -> None:
+    with pytest.raises(ValidationError, match="unlimited"):
+        RateLimits(qps_limit=0)
+    assert RateLimits(qps_limit="unlimited").qps_limit is None

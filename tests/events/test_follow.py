@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -149,6 +150,7 @@ def test_a_lost_request_for_more_is_noticed_by_the_silence(
         async with Line(nats_server.url, nats_server.port) as line, following(line.url, notes):
             await append(writer, 1)
             await notes.has(1)
+            # Batch by batch the reader has to ask for the next one; that request is lost.
             line.drop_requests = True
             await append(writer, 2)
             await until(lambda: line.swallowed)
@@ -250,21 +252,32 @@ def test_reading_all_needs_a_server(own_nats: NatsServer, monkeypatch: pytest.Mo
     asyncio.run(run())
 
 
-def test_more_than_one_pull_and_large_messages(
-    nats_server: Nats, monkeypatch: pytest.MonkeyPatch
+def test_one_consumer_serves_many_pulls_and_large_messages(
+    nats_server: Nats, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.DEBUG, "tenantry.log")
     monkeypatch.setattr(reader, "PULL_MESSAGES", 7)
     monkeypatch.setattr(reader, "PULL_BYTES", 100_000)
 
     async def run() -> None:
         log = await ConfigLog.connect([nats_server.url])
         for number in range(1, 31):
-            text = "x" * (60_000 if number % 10 == 0 else 10)
+            text = "x" * (60_000 if number % 10 < 2 else 10)
             fact = TenantCreated(settings={"name": text})
             await log.append("tenant", f"t{number}", Commit(f"c{number}", "", "", (fact,)), 0)
         notes = Notes()
+        publish, pulls = log.nats.publish, []
+
+        async def count(subject: str, *rest: Any, **options: Any) -> None:
+            pulls.append("CONSUMER.MSG.NEXT" in subject)
+            await publish(subject, *rest, **options)
+
+        log.nats.publish = count  # type: ignore[method-assign]
         assert await log.read_all(1, notes.apply) == 30
         await notes.has(30)
+        assert "reading again" not in caplog.text
+        # Thirty by sevens, some cut short by their size, and none asked for twice.
+        assert sum(pulls) == 7
         await log.close()
 
     asyncio.run(run())

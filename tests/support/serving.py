@@ -26,6 +26,7 @@ import pytest
 from support.engines import roomy_memory
 
 from admin.engines import engines_down, engines_up
+from admin.worker_keeper import environment
 
 START_SECONDS = 60.0
 STOP_SECONDS = 40.0
@@ -81,7 +82,7 @@ class Home:
             text=True,
             timeout=seconds,
             cwd=self.folder,
-            env={**os.environ, "TENANTRY_DATA_DIR": str(self.data)},
+            env={**environment(), "TENANTRY_DATA_DIR": str(self.data)},
             check=False,
         )
 
@@ -90,7 +91,7 @@ class Home:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-# Not from the current directory: what is installed, or what PYTHONPATH names, is tested.
+# Not from the current directory: what the tests import is what is started.
 COMMAND = [sys.executable, "-P", "-m", "admin.cli"]
 
 
@@ -148,7 +149,9 @@ def serving(home: Home, *arguments: str, file: bool = True) -> Iterator[Proxy]:
     command += ["--config", str(home.config)] if file else []
     log = home.folder / "serve.log"
     with log.open("wb") as output:
-        process = subprocess.Popen([*command, *arguments], stderr=output, cwd=home.folder)
+        process = subprocess.Popen(
+            [*command, *arguments], stderr=output, cwd=home.folder, env=environment()
+        )
     proxy = Proxy(process, home, log)
     try:
         until(

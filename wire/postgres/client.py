@@ -106,6 +106,8 @@ class ClientConnection:
         self.listener.opened(self)
 
     def data_received(self, data: bytes) -> None:
+        if self.closed:
+            return
         try:
             if self.startup is not None:
                 self.startup.received(data)
@@ -175,8 +177,19 @@ class ClientConnection:
         if self.tls is not None and not self.transport.is_closing():
             # Without close_notify the peer could not tell the end from a cut (RFC 8446, 6.1).
             self.transport.write(self.tls.close())
-        self.transport.close()
-        # A peer that does not read would keep the socket, and what is written to it, for ever.
+        self.hang_up(error is None)
+
+    def hang_up(self, at_once: bool) -> None:
+        """Close; after last words, only when the peer has had the time to read them.
+
+        Closing a socket on which the peer's next request arrives resets it, and a reset takes what
+        the peer has not read yet. A peer that does not go away by itself is cut off.
+        """
+        if at_once or self.transport.is_closing():
+            self.transport.close()
+        else:
+            self.transport.write_eof()
+            self.transport.resume_reading()
         asyncio.get_running_loop().call_later(LINGER_SECONDS, self.transport.abort)
 
     # --- reading requests -------------------------------------------------------------------------

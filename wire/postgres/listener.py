@@ -84,10 +84,8 @@ class Listener:
         client.startup = startup
         if self.draining:
             startup.refuse(e.ShuttingDown("the proxy is shutting down"))
-            client.end(None)
         elif self.max_clients is not None and len(self.clients) > self.max_clients:
             startup.refuse(e.TooManyConnections("sorry, too many clients already"))
-            client.end(None)
         else:
             spawn(startup.run(), name="login")
 

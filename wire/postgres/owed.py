@@ -26,6 +26,8 @@ COPY_END: Final = 8  # nothing: marks where the client ended COPY data sent ahea
 # Requests a client may have outstanding. A pipeline of 100,000 statements is within it; beyond it
 # the client is paused until the server has answered.
 MAX_OUTSTANDING: Final = 400_000
+# Answered entries that are kept at the front of the list before it is made shorter.
+MAX_ANSWERED: Final = 4_096
 
 
 class Owed:
@@ -42,6 +44,7 @@ class Owed:
         prepared: Prepared | None = None,
         name: bytes = b"",
         setup: int = 0,
+        number: int = 0,
     ) -> None:
         self.what = what
         # The answer is ours, not the client's.
@@ -58,6 +61,8 @@ class Owed:
         self.name = name
         # One of the SETUP_* kinds below when the proxy itself asked.
         self.setup = setup
+        # Close: the interned statement that the server loses.
+        self.number = number
 
 
 # Requests of the proxy's own.

@@ -58,6 +58,8 @@ class Session:
         self.pins: frozenset[str] = frozenset()
         # Statements may have removed what pinned: ask the server.
         self.probe = False
+        # A statement that pins has gone to the server after the probe, which says nothing of it.
+        self.pinned_again = False
         # An error has come since the last ReadyForQuery.
         self.failed = False
         # The tracking was overrun: what the server holds is not known any more.
@@ -157,14 +159,25 @@ class Session:
         """A judged statement goes to the server; remember whether it ties the client to it."""
         if verdict.pin:
             self.pins = self.pins | {verdict.pin}
+            self.pinned_again = True
         if verdict.unpin and self.pins:
             self.probe = True
 
+    def probing(self) -> None:
+        """PROBE_SQL goes to the server."""
+        self.probe = False
+        self.pinned_again = False
+
     def probed(self, found: bool) -> None:
         """The server has answered PROBE_SQL; settings are the one thing it does not see."""
-        self.probe = False
-        if not found:
+        if not found and not self.pinned_again:
             self.pins = self.pins & {SETTING_PIN}
+
+    def failure(self) -> None:
+        """The server has answered with an error; what was to pin may not exist."""
+        self.failed = True
+        if self.pins:
+            self.probe = True
 
 
 def difference(have: dict[str, bytes], want: dict[str, bytes]) -> bytes:

@@ -104,17 +104,17 @@ class Startup:
             return
         except TimeoutError:
             log.info("login timed out")
+            self.client.end(None)
         except e.TenantryError as error:
             self.refuse(error)
         except Exception:
             log.exception("login failed")
             self.refuse(e.TenantryError("internal error during login"))
-        self.client.end(None)
 
     def refuse(self, error: e.TenantryError) -> None:
+        """Say why, unless a broken handshake leaves no way to say it, and close."""
         tls = self.client.tls
-        if not self.gone and (tls is None or tls.handshake_done):
-            self.send(p.error_response(error, fatal=True))
+        self.client.end(error if tls is None or tls.handshake_done else None)
 
     async def login(self) -> None:
         packet = await self.first_packet()
