@@ -285,8 +285,8 @@ def test_a_parked_tenant_can_only_be_closed() -> None:
 LIMITS = st.fixed_dictionaries(
     {},
     optional={
-        "qps_limit": st.just("unlimited") | st.floats(0, 1e6),
-        "max_result_size": st.sampled_from(["1MB", "1024kB", 2**20, "unlimited", 0]),
+        "qps_limit": st.just("unlimited") | st.floats(0.001, 1e6),
+        "max_result_size": st.sampled_from(["1MB", "1024kB", 2**20, "unlimited", 1]),
         "max_query_duration": st.sampled_from(["1m", 60, "500ms", "unlimited"]),
     },
 )
