@@ -77,6 +77,9 @@ def _hold(host: str, port: int) -> HeldPort:
             held.append(keeper)
             keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             keeper.bind(where)
+            # Only binding past the remains of closed connections needed it; left on, it would let
+            # others bind as long as no worker listens.
+            keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     except OSError:
         for each in held:
             each.close()

@@ -183,7 +183,7 @@ def _death(code: int) -> str:
 def environment() -> dict[str, str]:
     """Ours for a child; sources that are not installed are found where we found them."""
     root = str(Path(__file__).absolute().parent.parent)
-    if root in site.getsitepackages():
-        return dict(os.environ)
     known = os.environ.get("PYTHONPATH", "")
+    if root in site.getsitepackages() or root == known.partition(os.pathsep)[0]:
+        return dict(os.environ)
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, known)))}

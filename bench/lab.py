@@ -56,7 +56,7 @@ TENANT = """
 id = "{id}"
 isolation = {{ strategy = "{strategy}" }}
 pool = {{ max_connections = {pool}, min_idle = 0 }}
-rate_limits = {{ qps_limit = 1_000_000, max_connections = 5_000 }}
+rate_limits = {{ qps_limit = 1_000_000, max_connections = 20_000 }}
 users = [{{ name = "{user}", password = "{password}" }}]
 """
 

@@ -142,10 +142,9 @@ def p99_at_rate(where: Endpoint, work: Work, seconds: int, rate: float) -> dict[
         # client, transaction, µs, script, seconds and µs of the end, µs of the delay
         lines = [line.split() for path in Path(name).iterdir() for line in path.open()]
     ends = [int(line[4]) + int(line[5]) / 1e6 for line in lines]
+    warm = min(ends) + WARM_UP_SECONDS
     taken = [
-        int(line[2]) / 1000
-        for line, end in zip(lines, ends, strict=True)
-        if end > min(ends) + WARM_UP_SECONDS
+        int(line[2]) / 1000 for line, end in zip(lines, ends, strict=True) if end > warm
     ]
     cuts = statistics.quantiles(taken, n=100)
     reached = len(taken) / seconds / rate

@@ -91,7 +91,7 @@ def settled(pid: int) -> dict[str, int]:
 
 
 def idle_clients(count: int, *, tls: bool) -> dict[str, Any]:
-    """KiB a client, as growth of RSS and of PSS."""
+    """KiB a client, as growth of all resident memory, and of what is its own."""
     tables = ""
     with laboratory("") as lab:
         if tls:
@@ -119,9 +119,9 @@ def idle_clients(count: int, *, tls: bool) -> dict[str, Any]:
         "clients": count,
         "worker_mib": round(before["rss"] / 1024, 1),
         "connected_rss_kib": each(connected, "rss"),
-        "connected_pss_kib": each(connected, "pss"),
+        "connected_private_kib": each(connected, "private"),
         "used_rss_kib": each(used, "rss"),
-        "used_pss_kib": each(used, "pss"),
+        "used_private_kib": each(used, "private"),
         "logins_per_second": round(count / seconds),
     }
 

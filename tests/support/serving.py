@@ -10,7 +10,6 @@ tenths of a second; a test that is about starting engines has a home of its own.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
 import signal

@@ -183,6 +183,9 @@ class FakeTransport:
     def abort(self) -> None:
         self.closed = self.aborted = True
 
+    def write_eof(self) -> None:
+        self.closed = True
+
     def is_closing(self) -> bool:
         return self.closed
 

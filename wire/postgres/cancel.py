@@ -39,29 +39,32 @@ class CancelTarget:
         self.context = context
 
 
-async def send_cancel(target: CancelTarget) -> None:
+async def send_cancel(target: CancelTarget, seconds: float = CANCEL_SECONDS) -> bool:
     """Send the request and wait until PostgreSQL has closed the connection.
 
     The wait matters: only then has the signal been sent, and only then may the server be lent to
-    another client, whose statement it would hit otherwise. Never raises.
+    another client, whose statement it would hit otherwise. Never raises; False when it is not
+    known to have arrived, so that it may still do.
     """
     body = p.CANCEL_REQUEST.to_bytes(4, "big") + target.process_id.to_bytes(4, "big") + target.key
     packet = (len(body) + 4).to_bytes(4, "big") + body
     try:
-        async with asyncio.timeout(CANCEL_SECONDS):
+        async with asyncio.timeout(seconds):
             reader, writer = await asyncio.open_connection(target.host, target.port)
             try:
                 if target.context is not None:
                     writer.write(p.SSL_REQUEST_PACKET)
                     if await reader.readexactly(1) != b"S":
-                        return
+                        return False
                     await writer.start_tls(target.context)
                 writer.write(packet)
                 await reader.read(1)
+                return True
             finally:
                 writer.close()
     except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
         log.warning("cancel request to %s:%d failed: %s", target.host, target.port, error)
+        return False
 
 
 class CancelKeys:

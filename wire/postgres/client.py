@@ -88,6 +88,7 @@ class ClientConnection:
         self.blocked = False
         self.held = False
         self.full = False
+        self.crowded = False
         self.out: list[bytes] | None = None
         # --- its server, and what is asked of it
         self.server: ServerConnection | None = None
@@ -97,6 +98,8 @@ class ClientConnection:
         # Why the waiting request gets no server.
         self.pending: e.TenantryError | None = None
         self.waiting = False
+        # Its server is being brought to its session state; nothing of its own is sent yet.
+        self.handing_over = False
         self.pinned = False
 
     # --- asyncio protocol -------------------------------------------------------------------------
@@ -154,7 +157,7 @@ class ClientConnection:
 
     def update_reading(self) -> None:
         if not self.closed:
-            if self.blocked or self.held or self.full:
+            if self.blocked or self.held or self.full or self.crowded:
                 self.transport.pause_reading()
             else:
                 self.transport.resume_reading()
@@ -170,6 +173,9 @@ class ClientConnection:
         """Close the connection, saying why."""
         if self.closed:
             return
+        if self.server is not None and self.server.mid_message():
+            # The client would take our words for the rest of a row.
+            error = None
         if error is not None:
             self.deliver(p.error_response(error, fatal=True))
         self.closed = True
@@ -209,6 +215,8 @@ class ClientConnection:
             self.body -= pos
             if self.body_dropped:
                 self.chunk_sent = pos
+            elif self.body == 0:
+                self.body_sent(pos)
         while size - pos >= HEADER:
             kind = data[pos]
             length = int32(data, pos + 1)
@@ -238,8 +246,19 @@ class ClientConnection:
         self.chunk = b""
         if self.out is not None:
             self.send_out()
+        if self.server is not None and self.server.outstanding() > o.MAX_OUTSTANDING:
+            self.crowd(True)
         if pos < size:
             self.rest = [data[pos:]] if self.rest is None else [data[pos:], *self.rest]
+
+    def body_sent(self, end: i64) -> None:
+        """The last of a message that was passed on in pieces is here."""
+        self.chunk_pos = end
+        self.flush()
+        server = self.server
+        if server is not None and server.at_rest():
+            # COPY had failed before its data ended; the server was kept for the rest of it.
+            self.server_idle(server)
 
     def gather(self, data: bytes) -> bytes:
         """Put `data` to what has come before; empty while that cannot be handled yet."""
@@ -267,10 +286,10 @@ class ClientConnection:
             limit = self.lease.max_statement_bytes
             if limit and length > limit + p.MAX_NAME_BYTES + 4 * 65536:
                 return True
-        elif kind == p.BIND:
+        elif kind == p.BIND or kind == p.FUNCTION_CALL:
             if size - pos > HEADER + 2 * p.MAX_NAME_BYTES:
                 return True
-        elif kind != p.FUNCTION_CALL and length > p.MAX_LOGIN_MESSAGE_BYTES:
+        elif length > p.MAX_LOGIN_MESSAGE_BYTES:
             raise e.ProtocolViolation(f"message of type 0x{kind:02x} is too long")
         self.missing = pos + 1 + length - size
         return False
@@ -307,6 +326,10 @@ class ClientConnection:
         phase = self.phase
         if phase == p.SKIPPING:
             return self.skip(kind)
+        server = self.server
+        if server is not None and server.skipping and kind != p.SYNC and kind != p.TERMINATE:
+            p.legal(p.FRONTEND, p.SKIPPING, kind)
+            return TAKEN
         if kind == p.QUERY:
             return self.query(data, pos, end, size)
         if kind == p.SYNC:
@@ -315,7 +338,6 @@ class ClientConnection:
             return self.extended_messages().request(kind, data, pos, end, size)
         if kind == p.DESCRIBE or kind == p.CLOSE:
             return self.extended_messages().request(kind, data, pos, end, size)
-        server = self.server
         if kind == p.COPY_DATA or kind == p.FLUSH:
             return TAKEN if server is None else FORWARD
         if kind == p.COPY_DONE or kind == p.COPY_FAIL:
@@ -339,6 +361,8 @@ class ClientConnection:
         if self.phase == p.ACTIVE:
             self.paid = False
             self.deliver(p.READY_IDLE)
+            if self.server is not None:
+                self.server_idle(self.server)
         elif self.phase == p.CLOSED:
             self.end(None)
         return TAKEN
@@ -412,7 +436,7 @@ class ClientConnection:
 
     def function_call(self, data: bytes, pos: i64, end: i64, size: i64) -> int:
         """libpq's large-object calls go through; nothing else can be judged without a statement."""
-        if end > size or end - pos < HEADER + 4:
+        if size - pos < HEADER + 4 or end - pos < HEADER + 4:
             raise e.ProtocolViolation("invalid message format")
         oid = int32(data, pos + HEADER)
         sql = b"UPDATE pg_largeobject SET x=1" if oid in LARGE_OBJECT_WRITES else b"SELECT 1"
@@ -426,9 +450,17 @@ class ClientConnection:
         verdict = self.lease.guard.judge(sql) or self.lease.guard.learn(sql)
         if verdict.refusal is not None:
             return self.refuse(verdict.refusal, o.QUERY)
-        server = self.server or self.attach()
+        server = self.server
         if server is None:
-            return WAIT if self.blocked else self.refuse_pending(o.QUERY)
+            server = self.attach()
+            if server is None:
+                return WAIT if self.blocked else self.refuse_pending(o.QUERY)
+        else:
+            refusal = self.charge()
+            if refusal is not None:
+                return self.refuse(refusal, o.QUERY)
+        self.paid = False
+        self.meter.queries += 1
         server.push(o.OWED_QUERY)
         return FORWARD
 
@@ -448,7 +480,8 @@ class ClientConnection:
         if self.paid:
             self.paid = False
             return None
-        return self.lease.admit()
+        server = self.server
+        return self.lease.admit(server is not None and server.working)
 
     def attach(self) -> ServerConnection | None:
         """Borrow a server. None: blocked until there is one, or refused (see `pending`)."""
@@ -504,6 +537,7 @@ class ClientConnection:
         if change:
             statements.append(change)
         server.owner = self.serial
+        self.handing_over = bool(statements)
         if not statements:
             # Equal but not the same object: share one from now on.
             server.state = want
@@ -515,10 +549,12 @@ class ClientConnection:
 
     def prepared_server(self, server: ServerConnection, failure: bytes) -> None:
         """The hand-over is answered."""
+        self.handing_over = False
         if failure:
             fields = p.error_fields(failure[5:])
             self.server = None
             server.client = None
+            server.end_work()
             server.pool.discard(server)
             self.pending = e.SessionNotRestored(fields.get("M", ""), detail=fields.get("D", ""))
         else:
@@ -571,6 +607,8 @@ class ClientConnection:
         if server is None or server.at_rest():
             if what == o.QUERY:
                 self.deliver(said + p.READY_IDLE)
+                if server is not None:
+                    self.server_idle(server)
             else:
                 self.deliver(said)
                 self.phase = p.SKIPPING
@@ -588,10 +626,13 @@ class ClientConnection:
         """Nothing is owed. Outside a transaction the server goes back, if nothing ties it here."""
         if server.status != p.IDLE or not server.synced:
             return
+        if self.body > 0 and not self.body_dropped:
+            # The rest of a message is still to come, and must go where its start went.
+            return
         session = self.session
         if session.pins:
             if session.probe:
-                session.probe = False
+                session.probing()
                 server.ask([PROBE_SQL], o.SETUP_PROBE)
             return
         if self.pinned:
@@ -600,16 +641,24 @@ class ClientConnection:
         self.meter.transactions += 1
         if self.session_mode:
             return
-        self.server = None
-        server.client = None
-        server.lease = None
-        if server.paused:
-            # All that it said is in our buffer already; the next client must not wait for this one.
-            server.pause(False)
-        if server.cancels:
+        self.detach(server)
+        if server.early_syncs or server.cancel_lost:
+            # A ReadyForQuery or a cancel that nobody waits for may still come.
+            server.pool.discard(server)
+        elif server.cancels:
             server.release_after_cancel = True
         else:
             server.pool.release(server)
+
+    def detach(self, server: ServerConnection) -> None:
+        """The two have nothing to do with each other any more, nor does one wait for the other."""
+        self.server = None
+        server.client = None
+        server.lease = None
+        # All that it said is in our buffer already; the next client must not wait for this one.
+        server.pause(False)
+        if self.held:
+            self.hold(False)
 
     def probed(self, server: ServerConnection, found: bool) -> None:
         self.session.probed(found)
@@ -625,13 +674,15 @@ class ClientConnection:
         server = self.server
         if server is None:
             return
-        self.server = None
-        server.client = None
         busy = server.outstanding() > 0
         server.end_work()
-        server.lease = None
-        clean = not busy and server.status == p.IDLE and server.synced and not self.session.pins
-        if clean and not (self.session_mode and server.unsure) and not server.cancels:
+        self.detach(server)
+        clean = server.at_rest() and not self.session.pins and not server.early_syncs
+        if self.session_mode and server.unsure:
+            clean = False
+        if self.body > 0 and not self.body_dropped:
+            clean = False
+        if clean and not server.cancels and not server.cancel_lost:
             if self.session_mode:
                 server.stale = True
             server.pool.release(server)
@@ -642,7 +693,10 @@ class ClientConnection:
 
     def cancel(self) -> None:
         """The client asks, on another connection, to stop what it runs."""
-        if self.server is not None and self.server.outstanding() > 0:
+        if self.waiting:
+            self.lease.pool.forget(self)
+            self.acquire_failed(e.QueryCancelled())
+        elif self.server is not None and self.server.serves_client():
             self.server.cancel()
 
     def at_rest(self) -> bool:
@@ -658,13 +712,15 @@ class ClientConnection:
         if self.pinned:
             self.pinned = False
             self.lease.unpin()
-        if self.blocked and self.phase == p.ACTIVE:
+        handing_over = self.handing_over
+        self.handing_over = False
+        if handing_over and self.phase == p.ACTIVE:
             # It was lost while it was being set up: nothing of the client's was sent to it.
             self.pending = error or e.ServerUnavailable("the server connection was lost")
             self.unblock()
             return
         lost = error or e.ServerLost("the server closed the connection unexpectedly")
-        self.end(None if server.fatal else lost)
+        self.end(None if server.fatal or server.mid_message() else lost)
 
     def refuse_oversized(self, what: int) -> int:
         return self.refuse(too_large(self.lease), what)
@@ -672,6 +728,12 @@ class ClientConnection:
     def statement_failed(self, error: e.TenantryError) -> None:
         self.meter.refused += 1
         self.session.failed = True
+
+    def crowd(self, crowded: bool) -> None:
+        """Too many requests have no answer yet (or no longer)."""
+        if crowded != self.crowded:
+            self.crowded = crowded
+            self.update_reading()
 
     def forget_statements(self) -> None:
         if self.extended is not None:

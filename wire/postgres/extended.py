@@ -114,8 +114,13 @@ class Extended:
             sql, tail, client.session.search_path(), verdict, guard
         )
         self.statements[name] = prepared
-        if prepared.number in server.prepared and server.status != p.FAILED:
-            self.say(server, p.PARSE_DONE, name, prepared)
+        if prepared.number in server.prepared:
+            if server.status == p.FAILED and verdict.statements and not verdict.block:
+                # Bound to fail, and must not be taken for unknown after that: under another name.
+                server.push(Owed(o.PARSE, name=name))
+                self.client.send(p.message(p.PARSE, b"tenantry_refused\0" + prepared.tail))
+            else:
+                self.say(server, p.PARSE_DONE, name, prepared)
         else:
             self.parse_on(server, prepared, hidden=False, name=name)
         return TAKEN
@@ -137,7 +142,7 @@ class Extended:
         if len(known) >= self.client.listener.max_prepared:
             oldest = next(iter(known))
             del known[oldest]
-            server.push(Owed(o.CLOSE, hidden=True))
+            server.push(Owed(o.CLOSE, hidden=True, number=oldest))
             self.client.send(p.message(p.CLOSE, b"Stenantry_%d\0" % oldest))
         known[prepared.number] = None
         server.push(Owed(o.PARSE, hidden=hidden, prepared=prepared, name=name))
@@ -222,7 +227,7 @@ class Extended:
         if client.paid:
             client.paid = False
         else:
-            refusal = client.lease.admit()
+            refusal = client.lease.admit(server.working)
             if refusal is not None:
                 return client.refuse(refusal, o.EXECUTE)
         if portal_end == pos + HEADER:
@@ -230,10 +235,19 @@ class Extended:
         else:
             prepared = self.portals.get(data[pos + HEADER : portal_end])
         client.meter.queries += 1
-        if prepared is None or prepared.verdict.plain:
+        if prepared is None:
+            # Prepared or declared in SQL: what it does is remembered nowhere.
+            server.unsure = True
+            server.push(o.OWED_EXECUTE)
+            return FORWARD
+        if prepared.verdict.plain:
             server.push(o.OWED_EXECUTE)
             return FORWARD
         verdict = prepared.verdict
+        name = self.deallocates(verdict)
+        if name:
+            self.say(server, o.DEALLOCATED, name, self.statements.pop(name))
+            return TAKEN
         refusal = client.tie(server, verdict)
         if refusal is not None:
             return client.refuse(refusal, o.EXECUTE)
@@ -276,36 +290,45 @@ class Extended:
         known = self.statements.pop(name, None)
         if not name:
             self.unnamed = None
+        in_sql = known is None and self.prepared_in_sql(name)
+        if in_sql:
+            client.session.drop(PREPARE_PREFIX + text(name))
         if server is None:
+            if in_sql:
+                client.session.base = client.session.state
             client.deliver(p.CLOSE_DONE)
             return TAKEN
         if known is not None and not client.session_mode:
-            self.say(server, p.CLOSE_DONE, b"", None)
+            self.say(server, p.CLOSE_DONE, name, known)
             return TAKEN
         if not name:
             server.unnamed = None
-        elif known is None and self.prepared_in_sql(name):
-            client.session.drop(PREPARE_PREFIX + text(name))
+        elif in_sql:
             server.state = client.session.state
         server.push(o.OWED_CLOSE)
         return FORWARD
 
     def deallocated(self, server: ServerConnection, verdict: Verdict) -> bool:
         """DEALLOCATE in SQL of a statement that came by Parse: its name is known here only."""
-        if self.client.session_mode or verdict.statements != 1 or not verdict.effects:
+        name = self.deallocates(verdict)
+        if not name or server.status == p.FAILED:
             return False
-        effect = verdict.effects[0]
-        if effect.kind != DEALLOCATE or server.status == p.FAILED:
-            return False
-        name = effect.key[len(PREPARE_PREFIX) :].encode()
-        if self.statements.pop(name, None) is None:
-            return False
-        answer = p.message(p.COMMAND_COMPLETE, b"DEALLOCATE\0") + p.ready(server.status)
+        del self.statements[name]
         alone = server.outstanding() == 0
-        self.say(server, answer, b"", None)
+        self.say(server, o.DEALLOCATED + p.ready(server.status), b"", None)
         if alone:
             self.client.server_idle(server)
         return True
+
+    def deallocates(self, verdict: Verdict) -> bytes:
+        """The statement of the client's own, by Parse, that this SQL deallocates; b"" for none."""
+        if self.client.session_mode or verdict.statements != 1 or not verdict.effects:
+            return b""
+        effect = verdict.effects[0]
+        if effect.kind != DEALLOCATE:
+            return b""
+        name = effect.key[len(PREPARE_PREFIX) :].encode()
+        return name if name in self.statements else b""
 
 
 def target(data: bytes, pos: i64, end: i64) -> tuple[bytes, bytes]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from wire.postgres.prepared import Prepared
+from wire.postgres.protocol import COMMAND_COMPLETE, message
 from wire.sql.verdict import Verdict
 
 # What the entry waits for.
@@ -69,6 +70,9 @@ class Owed:
 SETUP_LAST: Final = 1  # the last statement of a hand-over
 SETUP_MORE: Final = 2  # an earlier one
 SETUP_PROBE: Final = 3  # does the server still hold what pins its client?
+
+# What a DEALLOCATE of a statement that is known here only is answered with.
+DEALLOCATED: Final = message(COMMAND_COMPLETE, b"DEALLOCATE\0")
 
 # Plain requests need no entry of their own.
 OWED_QUERY: Final = Owed(QUERY)

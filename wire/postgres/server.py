@@ -21,9 +21,9 @@ from wire.postgres import protocol as p
 from wire.postgres.cancel import CancelTarget, send_cancel
 from wire.postgres.owed import Owed
 from wire.postgres.protocol import HEADER, int32
-from wire.postgres.session import EMPTY
+from wire.postgres.session import EMPTY, PREPARE_PREFIX
 from wire.postgres.tls import TlsEndpoint
-from wire.sql.verdict import DEALLOCATE_ALL, DISCARD_ALL, NONE, RESET, RESET_ALL
+from wire.sql.verdict import DEALLOCATE, DEALLOCATE_ALL, DISCARD_ALL, NONE, RESET, RESET_ALL
 from wire.tasks import spawn
 
 if TYPE_CHECKING:
@@ -43,6 +43,13 @@ UNSAFE_ENCODINGS: Final = frozenset(
 )
 # Distinct sets of reported settings kept as one object each; the servers of a pool report alike.
 MAX_SHARED_PARAMETERS: Final = 1_000
+# Settings one server may report; PostgreSQL 18 reports 15. And bytes of a set that is worth sharing.
+MAX_PARAMETERS: Final = 100
+MAX_SHARED_BYTES: Final = 4_096
+# A row description that has to be read whole: 1,664 columns, PostgreSQL's most, take 140 kB.
+MAX_DESCRIPTION_BYTES: Final[i64] = 1024 * 1024
+# Cancel requests under way to one server: one is enough, a few more follow later statements.
+MAX_CANCELS: Final = 4
 STALE_PLAN: Final = b"cached plan must not change result type"
 
 # Fails in the grammar, so it fails whatever state the transaction is in.
@@ -73,10 +80,14 @@ class ServerConnection:
         # It owes something, and counts as a running query of its tenant.
         self.working = False
         self.closed = False
+        # A pipeline has failed, and its Sync has not come yet: the server ignores all else.
+        self.skipping = False
         # --- reading
         self.partial = b""
         self.body: i64 = 0
         self.body_hidden = False
+        # As the client sees it: what is scanned but not delivered does not count.
+        self.halfway = False
         self.addition = b""
         # --- what is owed
         self.owed: list[Owed] = []
@@ -84,6 +95,8 @@ class ServerConnection:
         self.locals: i64 = 0
         self.status = p.IDLE
         self.copying = False
+        # Syncs that came before the end of COPY data: nothing to a server that reads COPY data.
+        self.early_syncs = 0
         # The statement was refused while its result streamed: say nothing more until it has ended.
         self.muted = False
         self.hiding = False
@@ -92,6 +105,7 @@ class ServerConnection:
         self.paused = False
         self.setup_failure = b""
         self.probe_rows = 0
+        self.probe_failed = False
         # --- session state that this server holds
         self.state: dict[str, bytes] = EMPTY
         self.owner = 0
@@ -108,8 +122,14 @@ class ServerConnection:
         self.idle_since = self.created
         self.busy_since = 0.0
         self.transaction_since = 0.0
+        # Statements completed, and how many when the pool looked last.
+        self.progress: i64 = 0
+        self.progress_seen: i64 = 0
+        self.query_since = 0.0
         self.cancels = 0
         self.release_after_cancel = False
+        # A cancel request may still be on its way, for all we know.
+        self.cancel_lost = False
 
     # --- asyncio protocol -------------------------------------------------------------------------
 
@@ -158,23 +178,32 @@ class ServerConnection:
 
     def push(self, entry: Owed) -> None:
         """Note that `entry` is owed; the request itself is written by the caller."""
+        what = entry.what
         if self.head == len(self.owed):
             self.owed.clear()
             self.head = 0
             self.begin_work()
             self.hiding = entry.hidden
+        elif self.head > o.MAX_ANSWERED and 2 * self.head > len(self.owed):
+            del self.owed[: self.head]
+            self.head = 0
         self.owed.append(entry)
-        self.synced = entry.what == o.QUERY or entry.what == o.SYNC
-        if entry.what >= o.LOCAL:
+        if what >= o.LOCAL:
             self.locals += 1
+        else:
+            self.synced = what == o.QUERY or what == o.SYNC
+            if what == o.SYNC:
+                self.skipping = False
 
     def begin_work(self) -> None:
         now = monotonic()
-        self.busy_since = now
-        if self.status == p.IDLE:
+        self.query_since = now
+        if self.status == p.IDLE and self.synced:
             self.transaction_since = now
         lease = self.lease
-        if lease is not None:
+        # After a hand-over it works already.
+        if lease is not None and not self.working:
+            self.busy_since = now
             self.working = True
             lease.meter.running += 1
             self.row_limit = lease.max_result_rows
@@ -191,6 +220,14 @@ class ServerConnection:
     def at_rest(self) -> bool:
         """Outside a transaction, explicit or implicit, and owing nothing."""
         return self.head == len(self.owed) and self.status == p.IDLE and self.synced
+
+    def mid_message(self) -> bool:
+        """The client has the start of a message, and not its end."""
+        return self.halfway
+
+    def serves_client(self) -> bool:
+        """What runs now is the client's, not the proxy's own."""
+        return self.head < len(self.owed) and not self.owed[self.head].setup
 
     def outstanding(self) -> i64:
         return len(self.owed) - self.head
@@ -219,7 +256,7 @@ class ServerConnection:
             end = pos + 1 + length
             if kind == p.DATA_ROW or kind == p.COPY_DATA:
                 action = self.row(length) if not self.hiding else self.hidden_row()
-            elif end > size and (self.locals or must_be_whole(kind, length)):
+            elif end > size and self.must_be_whole(kind, length):
                 break
             else:
                 action = self.step(kind, data, pos, end if end <= size else size)
@@ -252,6 +289,7 @@ class ServerConnection:
             data = b"".join(pieces)
         elif pos < size or sent > 0:
             data = data[sent:pos]
+        self.halfway = self.body > 0 and not self.body_hidden
         self.deliver(data)
 
     def deliver(self, data: bytes) -> None:
@@ -260,12 +298,31 @@ class ServerConnection:
             return
         if data:
             client.deliver(data)
-        if self.head == len(self.owed) and not self.closed and self.client is client:
+        if self.closed or self.client is not client:
+            return
+        if self.head == len(self.owed):
             if self.working:
                 self.end_work()
-            client.server_idle(self)
+                client.server_idle(self)
+        elif client.crowded and self.outstanding() <= o.MAX_OUTSTANDING // 2:
+            client.crowd(False)
+
+    def must_be_whole(self, kind: i64, length: i64) -> bool:
+        """Messages whose body is read, and a description that we have to say something after."""
+        if kind == p.ROW_DESCRIPTION and self.locals > 0:
+            if length > MAX_DESCRIPTION_BYTES:
+                raise ProtocolViolation("row description from server is too long")
+            return True
+        return length <= p.MAX_INSPECTED_BYTES and (
+            kind == p.COMMAND_COMPLETE
+            or kind == p.ERROR
+            or kind == p.PARAMETER_STATUS
+            or kind == p.READY
+        )
 
     def row(self, length: i64) -> int:
+        if self.head == len(self.owed):
+            raise ProtocolViolation("server speaks out of turn")
         self.rows += 1
         self.result_bytes += length + 1
         if self.row_limit and self.rows > self.row_limit:
@@ -290,6 +347,8 @@ class ServerConnection:
         self.hiding = True
         if self.client is not None:
             self.client.statement_failed(error)
+        # If the cancel comes too late, what follows in the same text has run unheard.
+        self.stale = True
         self.cancel()
         return DROP | ADD
 
@@ -304,7 +363,7 @@ class ServerConnection:
         if kind == p.ROW_DESCRIPTION or kind == p.NO_DATA:
             if self.head < len(self.owed) and self.owed[self.head].what == o.DESCRIBE:
                 return self.answered(o.DESCRIBE)
-            if kind == p.NO_DATA:
+            if kind == p.NO_DATA or self.head == len(self.owed):
                 raise ProtocolViolation("server described what was not asked for")
             return DROP if self.hiding else KEEP
         if kind == p.PARSE_COMPLETE:
@@ -340,10 +399,12 @@ class ServerConnection:
             raise ProtocolViolation("server completes what was not asked")
         entry = self.owed[self.head]
         hidden = self.hiding
+        self.progress += 1
         if entry.verdict is not None and kind == p.COMMAND_COMPLETE and not self.muted:
             self.effect(entry, data[pos + 5 : end - 1])
         self.rows_done()
         self.copying = False
+        self.early_syncs = 0
         if entry.what == o.EXECUTE:
             self.pop()
             action = DROP if hidden else KEEP
@@ -376,13 +437,33 @@ class ServerConnection:
         if kind in (DEALLOCATE_ALL, DISCARD_ALL):
             self.prepared.clear()
             client.forget_statements()
+            self.still_prepared()
+        elif kind == DEALLOCATE and client.session_mode:
+            client.forget_statement(effect.key[len(PREPARE_PREFIX) :].encode())
         if session.initial and (kind in (RESET, RESET_ALL, DISCARD_ALL)):
             # The server went to its own defaults, the client's startup packet says otherwise.
             self.stale = True
         self.state = session.state
 
+    def still_prepared(self) -> None:
+        """Parse that stands behind DEALLOCATE ALL in a pipeline is not meant by it."""
+        client = self.client
+        if client is None or client.extended is None:
+            return
+        for at in range(self.head + 1, len(self.owed)):
+            entry = self.owed[at]
+            parse = entry.what == o.PARSE or entry.local == p.PARSE_DONE
+            if parse and entry.name and entry.prepared is not None:
+                client.extended.statements[entry.name] = entry.prepared
+                if entry.what == o.PARSE:
+                    self.prepared[entry.prepared.number] = None
+
     def ready(self, status: int) -> int:
         """ReadyForQuery: one Query or Sync is settled."""
+        if self.early_syncs and self.head == len(self.owed):
+            # COPY failed before the server had seen the Sync that came too early: it counts.
+            self.early_syncs = 0
+            self.push(o.OWED_SYNC)
         if self.head == len(self.owed) or status not in (p.IDLE, p.IN_TRANSACTION, p.FAILED):
             raise ProtocolViolation("unexpected ReadyForQuery from server")
         entry = self.owed[self.head]
@@ -394,6 +475,8 @@ class ServerConnection:
         self.override = b""
         self.copying = False
         self.status = status
+        if status == p.IDLE and self.head + 1 < len(self.owed):
+            self.transaction_since = monotonic()
         if muted and status == p.IN_TRANSACTION:
             # The statement had ended before our cancel came, yet its client was told that it
             # failed: fail the block too, and let that answer's ReadyForQuery be the client's.
@@ -424,19 +507,22 @@ class ServerConnection:
         code = data.find(b"\0C", pos + 5, end)
         sqlstate = data[code + 2 : code + 7] if code >= 0 else b""
         if data.find(b"\0VFATAL", pos, end) >= 0 or data.find(b"\0VPANIC", pos, end) >= 0:
-            self.fatal = True
+            # Unless it is hidden, this is the server's and the client's last word.
+            self.fatal = not self.hiding
         self.rows_done()
         self.copying = False
         if self.head == len(self.owed):
             return KEEP
         entry = self.owed[self.head]
         client = self.client
-        if client is not None:
-            client.session.failed = True
         if entry.setup:
-            if entry.setup != o.SETUP_PROBE and not self.setup_failure:
+            if entry.setup == o.SETUP_PROBE:
+                self.probe_failed = True
+            elif not self.setup_failure:
                 self.setup_failure = data[pos:end]
             return DROP
+        if client is not None:
+            client.session.failure()
         if sqlstate == b"0A000" and data.find(STALE_PLAN, pos, end) >= 0:
             self.client_statements_stale()
         if entry.what != o.QUERY:
@@ -458,26 +544,41 @@ class ServerConnection:
         """The server ignores everything up to the next Sync, and so does the list."""
         at = self.head
         while at < len(self.owed) and self.owed[at].what != o.SYNC:
+            at += 1
+        stop = at
+        # Undone from the last to the first: a name may have been closed and given again.
+        while at > self.head:
+            at -= 1
             entry = self.owed[at]
             if entry.what >= o.LOCAL:
                 self.locals -= 1
-            if (entry.what == o.PARSE or entry.name) and not entry.refusal:
-                self.unparse(entry)
-            elif entry.what == o.QUERY:
-                raise ProtocolViolation("simple query inside a failed pipeline")
-            at += 1
-        self.head = at
+            if entry.what == o.PARSE or entry.what == o.CLOSE or entry.what == o.LOCAL:
+                self.undo(entry)
+        self.head = stop
         self.hiding = self.muted
+        if stop == len(self.owed):
+            self.skipping = True
+            self.synced = False
 
-    def unparse(self, entry: Owed) -> None:
-        """A Parse failed or was skipped: neither side has that statement."""
-        if entry.prepared is None:
-            self.unnamed = None
-            return
-        if entry.what == o.PARSE:
-            self.prepared.pop(entry.prepared.number, None)
-        if entry.name and self.client is not None:
-            self.client.forget_statement(entry.name)
+    def undo(self, entry: Owed) -> None:
+        """A Parse or Close failed or was skipped: both sides have what they had before it."""
+        client = self.client
+        if entry.what == o.CLOSE:
+            if entry.number:
+                self.prepared[entry.number] = None
+        elif entry.local == p.CLOSE_DONE or entry.local == o.DEALLOCATED:
+            if client is not None and client.extended is not None and entry.prepared is not None:
+                client.extended.statements[entry.name] = entry.prepared
+        elif entry.prepared is not None:
+            if entry.what == o.PARSE:
+                self.prepared.pop(entry.prepared.number, None)
+            if entry.name and client is not None:
+                client.forget_statement(entry.name)
+        elif entry.what == o.PARSE and not entry.refusal:
+            if entry.name and client is not None:
+                client.forget_statement(entry.name)
+            else:
+                self.unnamed = None
 
     def client_statements_stale(self) -> None:
         """DDL changed a result type: new names make servers parse the statements anew."""
@@ -493,6 +594,8 @@ class ServerConnection:
         value = parts[1].decode("utf-8", "replace")
         parameters = dict(self.parameters)
         parameters[name] = value
+        if len(parameters) > MAX_PARAMETERS:
+            raise ProtocolViolation("server reports too many settings")
         self.parameters = parameters = share(parameters)
         if name == "standard_conforming_strings" and value != "on":
             raise NotSupported("standard_conforming_strings must stay on", hint="Use E'' strings.")
@@ -521,7 +624,9 @@ class ServerConnection:
                 self.locals -= 1
                 self.copying = False
                 break
-            if what != o.SYNC:
+            if what == o.SYNC:
+                self.early_syncs += 1
+            else:
                 kept.append(self.owed[at - 1])
         self.owed[self.head :] = kept + self.owed[at:]
 
@@ -554,6 +659,7 @@ class ServerConnection:
         """Run statements of our own, each a Query by itself; the client sees none of it."""
         self.setup_failure = b""
         self.probe_rows = 0
+        self.probe_failed = False
         out: list[bytes] = []
         for index, sql in enumerate(statements):
             setup = last if index == len(statements) - 1 else o.SETUP_MORE
@@ -566,7 +672,7 @@ class ServerConnection:
         if client is None or entry.setup == o.SETUP_MORE:
             return
         if entry.setup == o.SETUP_PROBE:
-            client.probed(self, self.probe_rows > 0)
+            client.probed(self, self.probe_failed or self.probe_rows > 0)
         else:
             client.prepared_server(self, self.setup_failure)
 
@@ -582,17 +688,24 @@ class ServerConnection:
         """Ask PostgreSQL to stop the current statement; `reason` replaces its error text."""
         if reason is not None:
             self.override = p.error_response(reason)
+        if self.cancels >= MAX_CANCELS:
+            return
         self.cancels += 1
         spawn(self.run_cancel(), name="cancel")
 
     async def run_cancel(self) -> None:
+        done = False
         try:
-            await send_cancel(self.target)
+            done = await send_cancel(self.target)
         finally:
             self.cancels -= 1
+            if not done:
+                self.cancel_lost = True
             if self.cancels == 0 and self.release_after_cancel:
                 self.release_after_cancel = False
-                if not self.closed:
+                if self.cancel_lost:
+                    self.pool.discard(self)
+                elif not self.closed:
                     self.pool.release(self)
 
     def fail(self, error: TenantryError | None) -> None:
@@ -629,16 +742,8 @@ _shared_parameters: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
 def share(parameters: dict[str, str]) -> dict[str, str]:
     """One object for equal sets of reported settings, so that equality is seen at a glance."""
     key = tuple(sorted(parameters.items()))
+    if sum([len(name) + len(value) for name, value in key]) > MAX_SHARED_BYTES:
+        return parameters
     if len(_shared_parameters) >= MAX_SHARED_PARAMETERS:
         _shared_parameters.clear()
     return _shared_parameters.setdefault(key, parameters)
-
-
-def must_be_whole(kind: int, length: i64) -> bool:
-    """Messages whose body is read: completions, errors, settings, status."""
-    return length <= p.MAX_INSPECTED_BYTES and (
-        kind == p.COMMAND_COMPLETE
-        or kind == p.ERROR
-        or kind == p.PARAMETER_STATUS
-        or kind == p.READY
-    )
