@@ -155,6 +155,10 @@ class TenantActor(AsyncioActor):
         self.tenant, self.lease = tenant, lease
         for client in self.clients:
             client.lease = lease
+            if client.server is not None:
+                # In session pooling it is never handed over again: limits of results and of time
+                # are read there.
+                client.server.lease = lease
 
     def arrange_pool(self, tenant: Tenant) -> TenantPool:
         target = self.around.target(tenant)

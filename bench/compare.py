@@ -25,9 +25,9 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # the installed build goes first
 
-from bench import bouncer  # noqa: E402
-from bench.lab import Lab, config, laboratory, tenant_table  # noqa: E402
-from bench.load import (  # noqa: E402
+from bench import bouncer
+from bench.lab import Lab, config, laboratory, tenant_table
+from bench.load import (
     MODES,
     BenchError,
     Endpoint,
@@ -39,7 +39,8 @@ from bench.load import (  # noqa: E402
     p99_at_rate,
     pgbench_program,
 )
-from bench.machine import machine, raise_file_limit, version_of  # noqa: E402
+from bench.machine import machine, raise_file_limit, version_of
+from bench.tables import show
 
 TENANT = "acme"
 POOL = 20
@@ -239,9 +240,7 @@ def main() -> int:
     if given.json:
         print(json.dumps(figures, indent=1))
     else:
-        from bench.tables import show_comparison
-
-        show_comparison(figures)
+        show({"compare": figures})
     return 0
 
 

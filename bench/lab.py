@@ -145,9 +145,7 @@ class Lab:
         """The server itself, as its owner."""
         postgres = self.postgres
         port = postgres.port() or 0
-        return Endpoint(
-            "direct", postgres.host, port, postgres.user, database, postgres.password()
-        )
+        return Endpoint("direct", postgres.host, port, postgres.user, database, postgres.password())
 
     def direct(self, tenant: str) -> Endpoint:
         """The server itself, as the login role that Tenantry made for the tenant."""

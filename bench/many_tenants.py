@@ -24,22 +24,23 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # the installed build goes first
 
-import psycopg  # noqa: E402
-from psycopg import sql  # noqa: E402
+import psycopg
+from psycopg import sql
 
-from admin.provision import fingerprint  # noqa: E402
-from admin.provision_sql import role_name  # noqa: E402
-from bench.compare import listed, ratio_of, silent  # noqa: E402
-from bench.lab import PASSWORD, USER, Lab, config, laboratory, tenant_table  # noqa: E402
-from bench.load import Endpoint, Work, all_at_once, medians  # noqa: E402
-from bench.machine import memory_of, raise_file_limit  # noqa: E402
-from events.codec import encode  # noqa: E402
-from events.facts import Commit, Fact, TenantCreated, TenantProvisioned  # noqa: E402
-from events.log import ConfigLog  # noqa: E402
-from events.model import Tenant  # noqa: E402
-from events.secrets import Vault, tenant_purpose  # noqa: E402
-from events.stream import SUBJECT_PREFIX  # noqa: E402
-from wire.postgres.scram import make_verifier  # noqa: E402
+from admin.provision import fingerprint
+from admin.provision_sql import role_name
+from bench.compare import listed, ratio_of, silent
+from bench.lab import PASSWORD, USER, Lab, config, laboratory, tenant_table
+from bench.load import Endpoint, Work, all_at_once, medians
+from bench.machine import memory_of, raise_file_limit
+from bench.tables import show
+from events.codec import encode
+from events.facts import Commit, Fact, TenantCreated, TenantProvisioned
+from events.log import ConfigLog
+from events.model import Tenant
+from events.secrets import Vault, tenant_purpose
+from events.stream import SUBJECT_PREFIX
+from wire.postgres.scram import make_verifier
 
 PARTS = ("spread", "known")
 STRATEGIES = ("database", "schema")
@@ -75,9 +76,7 @@ def load_points(lab: Lab, id: str, strategy: str) -> None:
     database, schema = place(id, strategy)
     with lab.admin(database) as connection:
         table = sql.Identifier(schema, "points")
-        connection.execute(
-            sql.SQL("CREATE TABLE {} (id int PRIMARY KEY, value int)").format(table)
-        )
+        connection.execute(sql.SQL("CREATE TABLE {} (id int PRIMARY KEY, value int)").format(table))
         connection.execute(
             sql.SQL("INSERT INTO {} SELECT n, n FROM generate_series(1, {}) n").format(
                 table, sql.Literal(POINTS)
@@ -257,10 +256,7 @@ def main() -> int:
     if given.json:
         print(json.dumps(figures, indent=1))
     else:
-        from bench.tables import show_known, show_spread
-
-        show_spread(figures.get("spread", []))
-        show_known(figures.get("known", {}))
+        show({"tenants": figures})
     return 0
 
 

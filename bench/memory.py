@@ -20,11 +20,12 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # the installed build goes first
 
-import psycopg  # noqa: E402
+import psycopg
 
-from bench.lab import PASSWORD, Lab, config, laboratory, tenant_table  # noqa: E402
-from bench.machine import memory_of, raise_file_limit  # noqa: E402
-from bench.tls_memory import certificate  # noqa: E402
+from bench.lab import PASSWORD, Lab, config, laboratory, tenant_table
+from bench.machine import memory_of, raise_file_limit
+from bench.tables import show
+from bench.tls_memory import certificate
 
 TENANT = "acme"
 WARM = 20
@@ -142,9 +143,7 @@ def main() -> int:
     if given.json:
         print(json.dumps(figures, indent=1))
     else:
-        from bench.tables import show_memory
-
-        show_memory(figures)
+        show({"memory": figures})
     return 0
 
 

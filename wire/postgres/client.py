@@ -18,11 +18,17 @@ from wire import errors as e
 from wire.ports import Lease
 from wire.postgres import owed as o
 from wire.postgres import protocol as p
-from wire.postgres.extended import Extended
+from wire.postgres.extended import Extended, ambiguous
 from wire.postgres.owed import Owed
 from wire.postgres.protocol import HEADER, int32
 from wire.postgres.server import REFUSED_PARSE, REFUSED_SQL, ServerConnection
-from wire.postgres.session import EMPTY, GUC_PREFIX, PROBE_SQL, Session, difference
+from wire.postgres.session import (
+    EMPTY,
+    PROBE_SQL,
+    TEMPORARY_PIN,
+    Session,
+    difference,
+)
 from wire.postgres.tls import TlsEndpoint
 from wire.sql.verdict import Verdict
 
@@ -95,6 +101,10 @@ class ClientConnection:
         self.extended: Extended | None = None
         # The request that waits for a server has been charged already.
         self.paid = False
+        # With that, a new text has been read already.
+        self.read = False
+        # A text that comes back from the helper.
+        self.learning = False
         # Why the waiting request gets no server.
         self.pending: e.TenantryError | None = None
         self.waiting = False
@@ -287,8 +297,13 @@ class ClientConnection:
             if limit and length > limit + p.MAX_NAME_BYTES + 4 * 65536:
                 return True
         elif kind == p.BIND or kind == p.FUNCTION_CALL:
-            if size - pos > HEADER + 2 * p.MAX_NAME_BYTES:
+            start = HEADER + 2 * p.MAX_NAME_BYTES - (size - pos)
+            if start < 0:
                 return True
+            # Wait for the names only: the whole may be a gigabyte.
+            whole = pos + 1 + length - size
+            self.missing = whole if whole <= start else start + 1
+            return False
         elif length > p.MAX_LOGIN_MESSAGE_BYTES:
             raise e.ProtocolViolation(f"message of type 0x{kind:02x} is too long")
         self.missing = pos + 1 + length - size
@@ -393,6 +408,8 @@ class ClientConnection:
                 return WAIT if self.blocked else self.refuse_pending(o.QUERY)
         else:
             refusal = self.charge()
+            if refusal is None and server.unsure:
+                refusal = ambiguous(server, sql)
             if refusal is not None:
                 return self.refuse(refusal, o.QUERY)
         self.paid = False
@@ -469,11 +486,29 @@ class ClientConnection:
     def learn(self, sql: bytes) -> Verdict | None:
         """Have an unknown statement read; None when that happens elsewhere and takes a moment."""
         guard = self.lease.guard
+        if self.learning:
+            self.learning = False
+        else:
+            refusal = self.charge_reading()
+            if refusal is not None:
+                return Verdict(refusal)
         if not guard.must_offload(sql):
             return guard.learn(sql)
+        self.learning = True
         self.block()
         self.listener.offload(self, guard, sql)
         return None
+
+    def charge_reading(self) -> e.TenantryError | None:
+        """A new text costs time to read, whatever becomes of it: one query of the rate pays for
+        one new text and for running it."""
+        refusal: e.TenantryError | None = None
+        if not self.paid or self.read:
+            server = self.server
+            refusal = self.lease.admit(server is not None and server.working)
+        if refusal is None:
+            self.paid = self.read = True
+        return refusal
 
     def charge(self) -> e.TenantryError | None:
         """Take the query from the rate, unless that was done before the wait for a server."""
@@ -493,6 +528,7 @@ class ClientConnection:
             if self.pending is not None:
                 return None
             self.paid = True
+            self.read = False
         server = lease.pool.acquire(self)
         if server is not None:
             return self.adopt(server)
@@ -511,7 +547,7 @@ class ClientConnection:
         if (
             server.state is self.session.state
             and not server.stale
-            and (server.owner == self.serial or not server.unsure)
+            and (server.owner == self.serial or not (server.unsure or server.names))
         ):
             server.owner = self.serial
             if server.parameters is not self.parameters:
@@ -523,10 +559,8 @@ class ClientConnection:
         """Bring the server's session to this client's state; None while that takes a round trip."""
         want = self.session.state
         foreign = server.owner != self.serial
-        if foreign and leaves_name(server.state, want):
-            self.server = None
-            server.client = None
-            server.lease = None
+        if foreign and server.names and leaves_name(server, want):
+            self.detach(server)
             server.pool.discard(server)
             return self.attach()
         statements: list[bytes] = []
@@ -600,6 +634,7 @@ class ClientConnection:
         place of the request, so that the block is aborted and the rest of a pipeline is skipped.
         """
         self.meter.refused += 1
+        self.paid = False
         if error.fatal:
             raise error
         said = p.error_response(error)
@@ -642,8 +677,8 @@ class ClientConnection:
         if self.session_mode:
             return
         self.detach(server)
-        if server.early_syncs or server.cancel_lost:
-            # A ReadyForQuery or a cancel that nobody waits for may still come.
+        if server.early_syncs or server.spoiled:
+            # A ReadyForQuery or a cancel that nobody waits for may still come, for example.
             server.pool.discard(server)
         elif server.cancels:
             server.release_after_cancel = True
@@ -661,6 +696,9 @@ class ClientConnection:
             self.hold(False)
 
     def probed(self, server: ServerConnection, found: bool) -> None:
+        if not found and TEMPORARY_PIN in self.session.pins:
+            # Functions and types may be left in the temporary schema; DISCARD ALL removes them.
+            server.unsure = True
         self.session.probed(found)
 
     def leave_server(self) -> None:
@@ -682,7 +720,7 @@ class ClientConnection:
             clean = False
         if self.body > 0 and not self.body_dropped:
             clean = False
-        if clean and not server.cancels and not server.cancel_lost:
+        if clean and not server.cancels and not server.spoiled:
             if self.session_mode:
                 server.stale = True
             server.pool.release(server)
@@ -766,12 +804,12 @@ class ClientConnection:
         self.update_reading()
 
 
-def leaves_name(have: dict[str, bytes], want: dict[str, bytes]) -> bool:
+def leaves_name(server: ServerConnection, want: dict[str, bytes]) -> bool:
     """Whether a made-up setting ("app.user") of another client would leave its name behind.
 
     RESET and DISCARD ALL empty such a setting but do not remove it.
     """
-    return any("." in key and key not in want and key.startswith(GUC_PREFIX) for key in have)
+    return any(key not in want for key in server.names)
 
 
 def too_large(lease: Lease) -> e.TenantryError:

@@ -13,7 +13,7 @@ from wire.ports import Pool
 from wire.postgres import protocol as p
 from wire.postgres.auth import ServerLogin
 from wire.postgres.cancel import CancelTarget
-from wire.postgres.server import ServerConnection, share
+from wire.postgres.server import UNSAFE_ENCODINGS, ServerConnection, share
 from wire.postgres.tls import TlsEndpoint
 from wire.postgres.tls_setup import NodeTls
 
@@ -22,6 +22,9 @@ log = logging.getLogger("tenantry.connect")
 CONNECT_SECONDS: Final = 15.0
 # Everything a server may send during login: parameters, a key, notices.
 MAX_LOGIN_BYTES: Final = 256 * 1024
+# A role may change its own defaults (ALTER ROLE … SET inside a function); what the startup packet
+# says counts for more. Without it the server could read a statement otherwise than the guard did.
+READ_AS_JUDGED: Final = {"standard_conforming_strings": "on"}
 
 
 class Target:
@@ -155,7 +158,8 @@ async def _log_in(
             login.transport.write(endpoint.start())
             while not endpoint.handshake_done:
                 await login.wait()
-    login.send(p.startup_message({"user": target.user, "database": target.database, **settings}))
+    named = {"user": target.user, "database": target.database}
+    login.send(p.startup_message(named | READ_AS_JUDGED | settings))
     proof = ServerLogin(
         target.user,
         target.password,
@@ -185,6 +189,11 @@ async def _log_in(
         elif kind == p.READY:
             if not proof.done:
                 raise e.ServerUnavailable("the PostgreSQL server broke the login protocol")
+            if parameters.get("client_encoding") in UNSAFE_ENCODINGS:
+                raise e.NotSupported(
+                    f"client_encoding {parameters['client_encoding']} is not supported",
+                    hint="It is the default of the role: ALTER ROLE … RESET client_encoding.",
+                )
             cancel = CancelTarget(
                 target.host,
                 target.port,

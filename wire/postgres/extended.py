@@ -15,7 +15,7 @@ from wire import errors as e
 from wire.postgres import owed as o
 from wire.postgres import protocol as p
 from wire.postgres.owed import Owed
-from wire.postgres.prepared import MAX_PER_CLIENT, Prepared
+from wire.postgres.prepared import MAX_CLIENT_BYTES, MAX_PER_CLIENT, Prepared
 from wire.postgres.protocol import HEADER
 from wire.postgres.server import ServerConnection
 from wire.postgres.session import PREPARE_PREFIX
@@ -38,8 +38,11 @@ class Extended:
     def __init__(self, client: ClientConnection) -> None:
         self.client = client
         self.statements: dict[bytes, Prepared] = {}
+        # Bytes of texts prepared by name since they were last counted.
+        self.volume = 0
         self.unnamed: Prepared | None = None
         self.portal: Prepared | None = None
+        self.portal_ran = False
         self.portals: dict[bytes, Prepared] = {}
 
     def request(self, kind: int, data: bytes, pos: i64, end: i64, size: i64) -> int:
@@ -82,6 +85,10 @@ class Extended:
         server = self.server()
         if server is None:
             return self.no_server()
+        if server.unsure:
+            refusal = ambiguous(server, sql)
+            if refusal is not None:
+                return client.refuse(refusal, o.PARSE)
         tail = data[name_end + 1 : end]
         if name_end == pos + HEADER:
             self.unnamed = Prepared(sql, tail, verdict, guard)
@@ -104,6 +111,18 @@ class Extended:
                 ),
                 o.PARSE,
             )
+        self.volume += len(tail)
+        if self.volume > MAX_CLIENT_BYTES:
+            # Closed ones were not taken off: count anew.
+            self.volume = len(tail) + sum(len(one.tail) for one in self.statements.values())
+            if self.volume > MAX_CLIENT_BYTES:
+                return client.refuse(
+                    e.TooLarge(
+                        f"prepared statements are larger than {MAX_CLIENT_BYTES} bytes together",
+                        hint="Close statements that are no longer used.",
+                    ),
+                    o.PARSE,
+                )
         guard = client.lease.guard
         if client.session_mode:
             prepared = Prepared(sql, tail, verdict, guard)
@@ -169,6 +188,9 @@ class Extended:
         if server is None:
             return self.no_server()
         self.open_portal(server, data[pos + HEADER : portal_end], prepared)
+        if prepared is not None and prepared.verdict.unsure:
+            # Planning may run functions already.
+            server.unsure = True
         if prepared is None or client.session_mode:
             server.push(o.OWED_BIND)
             return FORWARD
@@ -208,9 +230,16 @@ class Extended:
         if self.portals and server.status == p.IDLE and server.synced:
             self.portals.clear()
         if not name:
-            self.portal = prepared
-        elif prepared is not None and len(self.portals) < MAX_PORTALS:
-            self.portals[name] = prepared
+            before, self.portal = None if self.portal_ran else self.portal, prepared
+            self.portal_ran = False
+        else:
+            before = self.portals.pop(name, None)
+            if prepared is not None and len(self.portals) < MAX_PORTALS:
+                self.portals[name] = prepared
+        if before is not None and not before.verdict.plain and server.status != p.IDLE:
+            # If this Bind fails and is rolled back to a savepoint, the portal of before is there
+            # again, and would be taken for the new one.
+            server.unsure = True
 
     # --- Describe, Execute, Close -----------------------------------------------------------------
 
@@ -232,6 +261,7 @@ class Extended:
                 return client.refuse(refusal, o.EXECUTE)
         if portal_end == pos + HEADER:
             prepared = self.portal
+            self.portal_ran = True
         else:
             prepared = self.portals.get(data[pos + HEADER : portal_end])
         client.meter.queries += 1
@@ -337,6 +367,21 @@ def target(data: bytes, pos: i64, end: i64) -> tuple[bytes, bytes]:
     if (what != b"S" and what != b"P") or p.cstring_end(data, pos + HEADER + 1, end) != end - 1:
         raise e.ProtocolViolation("invalid message format")
     return what, data[pos + HEADER + 1 : end - 1]
+
+
+def ambiguous(server: ServerConnection, sql: bytes) -> e.TenantryError | None:
+    """An error for a text that the server may read otherwise than the guard did.
+
+    A function of the tenant's may set standard_conforming_strings or client_encoding unseen. The
+    server tells when it has answered; what stands behind it in a pipeline would be read by then.
+    Only a backslash before a quote makes a difference to where a literal ends.
+    """
+    if b"\\'" not in sql or (server.synced and server.outstanding() == 0):
+        return None
+    return e.NotSupported(
+        "a backslash before a quote cannot follow a function call in one pipeline",
+        hint="Wait for the answer first, or send the value as a parameter.",
+    )
 
 
 def text(name: bytes) -> str:

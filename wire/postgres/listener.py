@@ -54,6 +54,9 @@ class Listener:
         self.max_prepared = installation.pool_mode.max_prepared_statements
         self.clients: set[ClientConnection] = set()
         self.draining = False
+        # Whose turn it is among the texts of one tenant that a helper has to read. One for each
+        # tenant that has sent such a text: as many as there are actors, at most.
+        self._reading: dict[str, asyncio.Lock] = {}
         self._serial = 0
         self._worker = worker
         self._forward_cancel = forward_cancel
@@ -115,8 +118,14 @@ class Listener:
         spawn(self._read_elsewhere(client, guard, sql), name="read statement")
 
     async def _read_elsewhere(self, client: ClientConnection, guard: Guard, sql: bytes) -> None:
+        turn = self._reading.setdefault(client.tenant, asyncio.Lock())
         try:
-            facts = await asyncio.wrap_future(helper.submit(sql))
+            # The helper takes texts in the order of their coming: with one of each tenant at a
+            # time, nobody waits for all that another one has sent.
+            async with turn:
+                if client.closed:
+                    return
+                facts = await asyncio.wrap_future(helper.submit(sql))
             guard.adopt(sql, facts)
         except Exception as error:
             log.warning("a statement of %d bytes could not be read: %r", len(sql), error)

@@ -15,9 +15,12 @@ from wire.sql.verdict import Verdict
 # Distinct statements remembered per tenant and worker. Clients keep their own reference to what
 # they prepared, so forgetting an entry here costs a second server-side copy, never correctness.
 MAX_INTERNED: Final = 5_000
+MAX_INTERNED_BYTES: Final = 32 * 1024 * 1024
 # Statements one client may hold by name at a time; it bounds a client's memory, not its use:
 # drivers keep 100 to 1,000.
 MAX_PER_CLIENT: Final = 10_000
+# And their texts together.
+MAX_CLIENT_BYTES: Final = 8 * 1024 * 1024
 
 
 class Prepared:
@@ -50,6 +53,7 @@ class Statements:
     def __init__(self) -> None:
         self._interned: dict[tuple[bytes, bytes], Prepared] = {}
         self._count = 0
+        self._bytes = 0
 
     def intern(
         self, sql: bytes, tail: bytes, search_path: bytes, verdict: Verdict, judge: object
@@ -60,8 +64,12 @@ class Statements:
             found.verdict = verdict
             found.judge = judge
             return found
-        if len(self._interned) >= MAX_INTERNED:
-            del self._interned[next(iter(self._interned))]
+        self._bytes += len(tail)
+        while self._interned and (
+            len(self._interned) >= MAX_INTERNED or self._bytes > MAX_INTERNED_BYTES
+        ):
+            oldest = self._interned.pop(next(iter(self._interned)))
+            self._bytes -= len(oldest.tail)
         self._count += 1
         name = b"tenantry_%d" % self._count
         made = Prepared(sql, tail, verdict, judge, self._count, name)

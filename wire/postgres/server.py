@@ -23,7 +23,15 @@ from wire.postgres.owed import Owed
 from wire.postgres.protocol import HEADER, int32
 from wire.postgres.session import EMPTY, PREPARE_PREFIX
 from wire.postgres.tls import TlsEndpoint
-from wire.sql.verdict import DEALLOCATE, DEALLOCATE_ALL, DISCARD_ALL, NONE, RESET, RESET_ALL
+from wire.sql.verdict import (
+    DEALLOCATE,
+    DEALLOCATE_ALL,
+    DISCARD_ALL,
+    NONE,
+    RESET,
+    RESET_ALL,
+    SET,
+)
 from wire.tasks import spawn
 
 if TYPE_CHECKING:
@@ -109,6 +117,8 @@ class ServerConnection:
         # --- session state that this server holds
         self.state: dict[str, bytes] = EMPTY
         self.owner = 0
+        # Made-up settings ("app.user"): their names stay on the server whatever undoes their values.
+        self.names: set[str] = set()
         self.unsure = False
         self.stale = False
         self.prepared: dict[int, None] = {}
@@ -128,8 +138,8 @@ class ServerConnection:
         self.query_since = 0.0
         self.cancels = 0
         self.release_after_cancel = False
-        # A cancel request may still be on its way, for all we know.
-        self.cancel_lost = False
+        # What its session holds, or what may still reach it, is not known: never lend it again.
+        self.spoiled = False
 
     # --- asyncio protocol -------------------------------------------------------------------------
 
@@ -300,12 +310,11 @@ class ServerConnection:
             client.deliver(data)
         if self.closed or self.client is not client:
             return
-        if self.head == len(self.owed):
-            if self.working:
-                self.end_work()
-                client.server_idle(self)
-        elif client.crowded and self.outstanding() <= o.MAX_OUTSTANDING // 2:
+        if client.crowded and self.outstanding() <= o.MAX_OUTSTANDING // 2:
             client.crowd(False)
+        if self.head == len(self.owed) and self.working:
+            self.end_work()
+            client.server_idle(self)
 
     def must_be_whole(self, kind: i64, length: i64) -> bool:
         """Messages whose body is read, and a description that we have to say something after."""
@@ -347,8 +356,10 @@ class ServerConnection:
         self.hiding = True
         if self.client is not None:
             self.client.statement_failed(error)
-        # If the cancel comes too late, what follows in the same text has run unheard.
-        self.stale = True
+        # If the cancel comes too late, what follows has run unheard.
+        for at in range(self.head, len(self.owed)):
+            if self.owed[at].verdict is not None:
+                self.spoiled = True
         self.cancel()
         return DROP | ADD
 
@@ -438,6 +449,8 @@ class ServerConnection:
             self.prepared.clear()
             client.forget_statements()
             self.still_prepared()
+        elif kind == SET and "." in effect.key:
+            self.names.add(effect.key)
         elif kind == DEALLOCATE and client.session_mode:
             client.forget_statement(effect.key[len(PREPARE_PREFIX) :].encode())
         if session.initial and (kind in (RESET, RESET_ALL, DISCARD_ALL)):
@@ -700,10 +713,10 @@ class ServerConnection:
         finally:
             self.cancels -= 1
             if not done:
-                self.cancel_lost = True
+                self.spoiled = True
             if self.cancels == 0 and self.release_after_cancel:
                 self.release_after_cancel = False
-                if self.cancel_lost:
+                if self.spoiled:
                     self.pool.discard(self)
                 elif not self.closed:
                     self.pool.release(self)

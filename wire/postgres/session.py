@@ -34,11 +34,15 @@ EMPTY: Final[dict[str, bytes]] = {}
 # Keys a client may have set at a time; each costs a statement at hand-over. PostgreSQL itself has
 # fewer than 400 settings.
 MAX_STATE_KEYS: Final = 1_000
+# Their texts together: kept for each client, and sent again at each hand-over.
+MAX_STATE_BYTES: Final = 1024 * 1024
 # Savepoints remembered. Beyond it they are not followed, and the server is reset at release.
 MAX_SAVEPOINTS: Final = 1_000
 
 # The pin of set_config(), which only RESET ALL and DISCARD ALL undo.
 SETTING_PIN: Final = "set_config"
+# The pin of CREATE TEMPORARY and its like (analyse.py).
+TEMPORARY_PIN: Final = "temporary objects"
 GUC_PREFIX: Final = "guc:"
 PREPARE_PREFIX: Final = "prepare:"
 SEARCH_PATH: Final = "guc:search_path"
@@ -74,9 +78,8 @@ class Session:
         if kind in (COMMIT, ROLLBACK):
             # COMMIT of a failed block answers ROLLBACK, and is one.
             if tag.startswith(b"ROLLBACK"):
-                self.state = self.base
-            else:
-                self.base = self.state
+                self.undo_to(self.base)
+            self.base = self.state
             self.savepoints = None
         elif kind in (SET, PREPARE):
             self.put(effect.key, effect.sql)
@@ -92,7 +95,7 @@ class Session:
         elif kind == ROLLBACK_TO:
             at = self.find_savepoint(effect.key)
             if at >= 0 and self.savepoints is not None:
-                self.state = self.savepoints[at][1]
+                self.undo_to(self.savepoints[at][1])
                 del self.savepoints[at + 1 :]
         elif kind == RELEASE:
             at = self.find_savepoint(effect.key)
@@ -124,7 +127,7 @@ class Session:
         # Last set comes last: what is replayed keeps the client's order.
         state.pop(key, None)
         state[key] = sql
-        if len(state) > MAX_STATE_KEYS:
+        if len(state) > MAX_STATE_KEYS or sum(map(len, state.values())) > MAX_STATE_BYTES:
             self.lost = True
             return
         self.state = self.initial if state == self.initial else state
@@ -138,6 +141,15 @@ class Session:
             state[key] = self.initial[key]
         self.state = self.initial if state == self.initial else state
 
+    def undo_to(self, before: dict[str, bytes]) -> None:
+        """A rollback: settings are as `before`; PREPARE and DEALLOCATE are not undone."""
+        now = self.state
+        if now is before:
+            return
+        state = {k: v for k, v in before.items() if not k.startswith(PREPARE_PREFIX)}
+        state.update((k, v) for k, v in now.items() if k.startswith(PREPARE_PREFIX))
+        self.state = before if state == before else state
+
     def find_savepoint(self, name: str) -> int:
         if self.savepoints is not None:
             for at in range(len(self.savepoints) - 1, -1, -1):
@@ -149,9 +161,8 @@ class Session:
         """ReadyForQuery: an implicit transaction that failed has undone what it had set."""
         if idle:
             if self.failed:
-                self.state = self.base
-            else:
-                self.base = self.state
+                self.undo_to(self.base)
+            self.base = self.state
             self.savepoints = None
         self.failed = False
 

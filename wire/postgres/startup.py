@@ -259,6 +259,8 @@ class Startup:
         lease = client.lease
         client.session_mode = lease.session_mode
         if client.session_mode:
+            # Judged here too; the server gets them as they are.
+            self.settings_state(settings)
             client.startup_settings = settings
         else:
             known = lease.welcomes.get(settings_key(settings))

@@ -50,13 +50,16 @@ class Facts:
 
     exact     they hold for this text only, not for all of its template
     weight    how many different statements it holds; neighbours with equal facts are one object
+    names     how many relations and functions these name
     """
 
     def __init__(self, statements: list[Statement], refusal: TenantryError | None = None) -> None:
         self.statements = statements
         self.refusal = refusal
         self.exact = any(statement.literal for statement in statements)
-        self.weight = len({id(statement) for statement in statements})
+        distinct = {id(statement): statement for statement in statements}.values()
+        self.weight = len(distinct)
+        self.names = sum(len(one.relations) + len(one.functions) for one in distinct)
 
 
 FIELDS: Final = tuple(vars(Statement()))

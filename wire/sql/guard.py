@@ -8,6 +8,7 @@ tenant's policy changes. Where rewriting of row-isolated statements comes, it co
 from __future__ import annotations
 
 from hashlib import sha256
+from time import monotonic
 from typing import Final
 
 from events.model import Permissions, RateLimits
@@ -22,6 +23,12 @@ from wire.sql.verdict import NONE, Effect, Verdict
 # Longer texts are parsed in a helper process: 8 KiB take at most 15 ms here (a typical text of that
 # size 1 ms), and at most 2 MB of the 8 MB stack of a main thread (see analyse.py).
 PARSE_HERE_MAX: Final = 8 * 1024
+# Of the worker's time, what a tenant may use for the reading of texts in the loop: a burst in
+# seconds, and the share that it may go on with. Beyond it texts longer than SMALL are read by the
+# helper too, so that a flood of hard texts slows down its own tenant only.
+READING_BURST: Final = 0.1
+READING_SHARE: Final = 0.05
+SMALL: Final = 256
 # Longer texts are known by their digest only: the template of 2,500 rows of VALUES takes a
 # millisecond when compiled.
 TEMPLATE_MAX: Final = 32 * 1024
@@ -32,6 +39,7 @@ VERDICT_BYTES: Final = 256 * 1024
 # Per worker and generation.
 FACTS_BYTES: Final = 12 * 1024 * 1024
 STATEMENT_BYTES: Final = 1024  # what the facts of a statement take, roughly
+NAME_BYTES: Final = 256  # and each relation or function that it names
 EFFECT_BYTES: Final = 128
 # Texts whose second coming is noticed; one number each.
 SEEN_SLOTS: Final = 2048
@@ -100,13 +108,14 @@ class Analyser:
         facts = self._young.get(name) or self._old.get(name)
         if facts is None and key is not None:
             facts = self._young.get(key) or self._old.get(key)
-            if facts is not None and facts.exact:
+            if facts is not None and (facts.exact or facts.refusal is not None):
+                # They belong to a text that happens to look like this template.
                 return None
         return facts
 
     def remember(self, sql: bytes, key: bytes | None, facts: Facts) -> None:
         name = key if key is not None and not facts.exact else _own_name(sql)
-        cost = len(name) + STATEMENT_BYTES * (1 + facts.weight)
+        cost = len(name) + STATEMENT_BYTES * (1 + facts.weight) + NAME_BYTES * facts.names
         if self._size + cost > FACTS_BYTES:
             self._old = self._young
             self._young = {}
@@ -137,6 +146,10 @@ class Guard:
         """Raises ValueError when permissions.blocked_tables holds what is not a table's name."""
         self._policy = Policy(permissions)
         self._analyser = analyser
+        self._key_of = b""
+        self._last_key: bytes | None = None
+        self._read_seconds = 0.0
+        self._read_since = monotonic()
         self._exact = Verdicts(VERDICT_ENTRIES, VERDICT_BYTES)
         self._templates = Verdicts(VERDICT_ENTRIES, VERDICT_BYTES)
         limit = limits.max_statement_size
@@ -155,7 +168,7 @@ class Guard:
             return found
         if len(sql) > TEMPLATE_MAX:
             return None
-        key = template(sql)
+        key = self._key(sql)
         if key is None:
             return None
         found = self._templates.get(key)
@@ -164,9 +177,29 @@ class Guard:
             self._exact.put(sql, found)
         return found
 
+    def _key(self, sql: bytes) -> bytes | None:
+        """The template, None where there is none; a new text is asked for several times in a row."""
+        if len(sql) > TEMPLATE_MAX:
+            return None
+        if sql != self._key_of:
+            self._last_key = template(sql)
+            self._key_of = sql
+        return self._last_key
+
     def must_offload(self, sql: bytes) -> bool:
         """Whether the text must be parsed elsewhere: submit it to a helper, then `adopt`."""
-        return len(sql) > PARSE_HERE_MAX and self._known(sql) is None
+        limit = SMALL if self._overdrawn() else PARSE_HERE_MAX
+        return len(sql) > limit and self._known(sql) is None
+
+    def _overdrawn(self) -> bool:
+        """Whether this tenant's texts have taken more of the loop's time than their share."""
+        if self._read_seconds <= READING_BURST:
+            return False
+        now = monotonic()
+        paid_back = (now - self._read_since) * READING_SHARE
+        self._read_seconds = max(0.0, self._read_seconds - paid_back)
+        self._read_since = now
+        return self._read_seconds > READING_BURST
 
     def learn(self, sql: bytes) -> Verdict:
         """Parses the text now and remembers the verdict.
@@ -182,7 +215,9 @@ class Guard:
             if len(sql) > PARSE_HERE_MAX:
                 facts = helper.submit(sql).result()
             else:
+                started = monotonic()
                 facts = analyse_or_refuse(sql)
+                self._read_seconds += monotonic() - started
             if facts.refusal is not None:
                 return Verdict(facts.refusal, statements=0)
         elif facts.refusal is not None:
@@ -196,7 +231,7 @@ class Guard:
         if facts.refusal is not None:
             self._analyser.remember(sql, None, facts)
             return Verdict(facts.refusal, statements=0)
-        key = template(sql) if len(sql) <= TEMPLATE_MAX else None
+        key = self._key(sql)
         self._analyser.remember(sql, key, facts)
         verdict = self._verdict(sql, facts)
         if facts.exact or key is None or key == sql:
@@ -206,7 +241,7 @@ class Guard:
         return verdict
 
     def _known(self, sql: bytes) -> Facts | None:
-        return self._analyser.known(sql, template(sql) if len(sql) <= TEMPLATE_MAX else None)
+        return self._analyser.known(sql, self._key(sql))
 
     def _verdict(self, sql: bytes, facts: Facts) -> Verdict:
         pin = ""

@@ -2,8 +2,9 @@
 
 Operations are judged as PostgreSQL's privileges would: MERGE by its actions, SELECT … FOR UPDATE as
 UPDATE, TRUNCATE as DELETE (or by its own name), LOCK in a mode that stops writers as one of the
-writing operations. LISTEN and NOTIFY need SELECT. CALL and DO need only a tenant that may write:
-what they do inside is the business of the grants. VACUUM, ANALYZE, REINDEX and their like are DDL.
+writing operations. LISTEN and NOTIFY need SELECT. CALL needs only a tenant that may write: what it
+does inside is the business of the grants. DO needs DDL (or its own name): it runs any command, and
+no grant keeps a role from changing its own password. VACUUM, ANALYZE, REINDEX and such are DDL.
 Always allowed: transaction control, SET, SHOW, RESET, DISCARD, cursors and prepared statements
 (whose queries are judged when they are declared or prepared).
 """
@@ -22,7 +23,7 @@ _IMPLIED: Final[dict[str, tuple[str, ...]]] = {
     "TRUNCATE": ("DELETE",),
     "LOCK": ("INSERT", "UPDATE", "DELETE", "TRUNCATE"),
 }
-_UNJUDGED: Final = ("CALL", "DO")
+_UNJUDGED: Final = ("CALL",)
 _EVERYTHING: Final = frozenset({"ALL", "*"})
 _NAME: Final = re.compile(r'\s*("(?:[^"]|"")+"|[^".\s][^".]*)\s*(\.|$)')
 _NAME_BYTES: Final = 63  # PostgreSQL cuts identifiers off there (NAMEDATALEN - 1)
@@ -103,6 +104,8 @@ class Policy:
             return None
         for operation in sorted(statement.operations):
             if operation in self._allowed or operation in _UNJUDGED:
+                continue
+            if operation == "DO" and (self._permissions.allow_ddl or "DDL" in self._allowed):
                 continue
             if not self._allowed.isdisjoint(_IMPLIED.get(operation, ())):
                 continue
