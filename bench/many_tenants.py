@@ -50,8 +50,10 @@ IN_FLIGHT_MAX = 500
 NODE = "embedded"
 SETTLE_SECONDS = 2.0
 
+# No text comes twice: otherwise one tenant's cache would learn all of them, and 50 would not.
 SCRIPT = f"""\\set id random(1, {POINTS})
-SELECT value FROM points WHERE id = :id;
+\\set noise random(1, 1000000000)
+SELECT value + :noise FROM points WHERE id = :id;
 """
 
 
@@ -76,7 +78,9 @@ def load_points(lab: Lab, id: str, strategy: str) -> None:
     database, schema = place(id, strategy)
     with lab.admin(database) as connection:
         table = sql.Identifier(schema, "points")
-        connection.execute(sql.SQL("CREATE TABLE {} (id int PRIMARY KEY, value int)").format(table))
+        connection.execute(
+            sql.SQL("CREATE TABLE {} (id int PRIMARY KEY, value bigint)").format(table)
+        )
         connection.execute(
             sql.SQL("INSERT INTO {} SELECT n, n FROM generate_series(1, {}) n").format(
                 table, sql.Literal(POINTS)

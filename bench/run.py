@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ sys.path.append(str(HERE.parent))  # the installed build goes first
 from bench import bouncer, compare, many_tenants, memory  # noqa: E402
 from bench.compare import listed  # noqa: E402
 from bench.load import BenchError  # noqa: E402
-from bench.machine import machine, raise_file_limit  # noqa: E402
+from bench.machine import build_home, machine, raise_file_limit  # noqa: E402
 from bench.report import write_readme  # noqa: E402
 from bench.tables import show  # noqa: E402
 
@@ -71,13 +72,12 @@ def run_parts(size: Size, say: Say) -> dict[str, str]:
     found = {}
     for name, (script, *arguments) in small_parts(size).items():
         say(f"measuring: {name}")
-        path = ":".join(sys.path)  # the same build for all
         done = subprocess.run(
             [sys.executable, "-P", str(HERE / script), *arguments],
             capture_output=True,
             text=True,
             timeout=PART_SECONDS,
-            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"},
+            env={**os.environ, "PYTHONPATH": str(build_home()), "PYTHONIOENCODING": "utf-8"},
             check=False,
         )
         trouble = (done.stderr.strip().splitlines() or ["no word"])[-1]

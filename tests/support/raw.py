@@ -103,6 +103,11 @@ class Raw:
         _ = self >> Query(sql)
         return outcome(self.answers())
 
+    def ask_bytes(self, sql: str) -> bytes:
+        """All that answers one Query."""
+        _ = self >> Query(sql)
+        return self.answers()
+
     def cancel(self) -> None:
         """Ask on another connection to stop what this one runs; returns when that was taken."""
         body = struct.pack("!ii", p.CANCEL_REQUEST, self.pid) + self.key

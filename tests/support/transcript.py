@@ -51,34 +51,34 @@ def Query(sql: str) -> bytes:  # noqa: N802: messages are named as in the protoc
     return packet("Q", zeroed(sql))
 
 
-def Parse(name: str, sql: str, types: tuple[int, ...] = ()) -> bytes:  # noqa: N802
+def Parse(name: str, sql: str, types: tuple[int, ...] = ()) -> bytes:
     return packet("P", zeroed(name, sql) + struct.pack(f"!h{len(types)}i", len(types), *types))
 
 
-def Bind(portal: str = "", name: str = "", values: tuple[bytes | None, ...] = ()) -> bytes:  # noqa: N802
+def Bind(portal: str = "", name: str = "", values: tuple[bytes | None, ...] = ()) -> bytes:
     body = zeroed(portal, name) + struct.pack("!hh", 0, len(values))
     for value in values:
         body += struct.pack("!i", -1) if value is None else struct.pack("!i", len(value)) + value
     return packet("B", body + struct.pack("!h", 0))
 
 
-def Describe(what: str, name: str = "") -> bytes:  # noqa: N802
+def Describe(what: str, name: str = "") -> bytes:
     return packet("D", what.encode() + zeroed(name))
 
 
-def Execute(portal: str = "", rows: int = 0) -> bytes:  # noqa: N802
+def Execute(portal: str = "", rows: int = 0) -> bytes:
     return packet("E", zeroed(portal) + struct.pack("!i", rows))
 
 
-def Close(what: str, name: str = "") -> bytes:  # noqa: N802
+def Close(what: str, name: str = "") -> bytes:
     return packet("C", what.encode() + zeroed(name))
 
 
-def CopyData(data: bytes) -> bytes:  # noqa: N802
+def CopyData(data: bytes) -> bytes:
     return packet("d", data)
 
 
-def CopyFail(why: str) -> bytes:  # noqa: N802
+def CopyFail(why: str) -> bytes:
     return packet("f", zeroed(why))
 
 
@@ -104,33 +104,33 @@ CopyOut = packet("H", b"\0\0\0")
 PortalSuspended = packet("s")
 
 
-def Row(*values: str) -> bytes:  # noqa: N802
+def Row(*values: str) -> bytes:
     body = b"".join(struct.pack("!i", len(v)) + v.encode() for v in values)
     return packet("D", struct.pack("!h", len(values)) + body)
 
 
-def Columns(*names: str) -> bytes:  # noqa: N802
+def Columns(*names: str) -> bytes:
     each = b"".join(zeroed(n) + struct.pack("!ihihih", 0, 0, 25, -1, -1, 0) for n in names)
     return packet("T", struct.pack("!h", len(names)) + each)
 
 
-def Complete(tag: str) -> bytes:  # noqa: N802
+def Complete(tag: str) -> bytes:
     return packet("C", zeroed(tag))
 
 
-def Ready(status: str = "I") -> bytes:  # noqa: N802
+def Ready(status: str = "I") -> bytes:
     return packet("Z", status.encode())
 
 
-def Error(code: str, text: str = "no", severity: str = "ERROR") -> bytes:  # noqa: N802
+def Error(code: str, text: str = "no", severity: str = "ERROR") -> bytes:
     return packet("E", zeroed(f"S{severity}", f"V{severity}", f"C{code}", f"M{text}", b""))
 
 
-def Notice(text: str) -> bytes:  # noqa: N802
+def Notice(text: str) -> bytes:
     return packet("N", zeroed("SNOTICE", "VNOTICE", "C00000", f"M{text}", b""))
 
 
-def Parameter(name: str, value: str) -> bytes:  # noqa: N802
+def Parameter(name: str, value: str) -> bytes:
     return packet("S", zeroed(name, value))
 
 

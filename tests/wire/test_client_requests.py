@@ -372,9 +372,9 @@ def test_nothing_is_kept_of_a_long_stream_of_copy_data() -> None:
         stage.server >> CopyIn
         piece = CopyData(b"x" * 65_000)
         stage.client.says(piece * 20, 60_000)
-        assert stage.client.connection.rest is None or sum(
-            map(len, stage.client.connection.rest)
-        ) < 10
+        assert (
+            stage.client.connection.rest is None or sum(map(len, stage.client.connection.rest)) < 10
+        )
         assert stage.server.heard().endswith(piece * 20)
 
     play()

@@ -12,9 +12,11 @@ from events.model import Permissions, RateLimits
 from wire.errors import Forbidden, NotSupported, SyntaxRefused, TenantryError, TooLarge
 from wire.sql import guard as module
 from wire.sql import verdict as v
+from wire.sql.analyse import analyse_or_refuse
 from wire.sql.guard import Analyser, Guard
 from wire.sql.helper import Helper
 from wire.sql.policy import parse_name
+from wire.sql.template import template
 from wire.sql.verdict import Verdict, undo_sql
 
 
@@ -75,6 +77,9 @@ REFUSED = [
     ("CREATE VIEW x AS TABLE y", {"blocked_tables": ("y",), "allow_ddl": True}, "denied for table"),
     ("WITH x AS (SELECT FROM y) SELECT", {"blocked_tables": ("y",)}, "denied for table y"),
     ("SET standard_conforming_strings = off", {}, "cannot be changed here"),
+    ("DO 'BEGIN END'", {}, "may not DO"),
+    ("SELECT query_to_xml('TABLE y', true, true, '')", {"blocked_tables": ("y",)}, "any table"),
+    ("SELECT * FROM pg_catalog.ts_stat('TABLE y')", {"blocked_tables": ("y",)}, "any table"),
 ]
 
 
@@ -340,3 +345,37 @@ def test_deep_texts_below_the_size_for_the_helper_are_refused_here() -> None:
     for bomb in BOMBS:
         ask(guard, bomb[: module.PARSE_HERE_MAX])
     assert ask(guard, "SELECT 1").refusal is None
+
+
+def test_a_refused_text_is_not_taken_for_the_template_it_looks_like() -> None:
+    analyser = Analyser()
+    victim = b"SELECT 1"
+    looks_like_it = template(victim)
+    assert looks_like_it is not None
+    assert looks_like_it != victim
+    # As when a large text comes back from the helper, and its client has gone.
+    make(analyser).adopt(looks_like_it, analyse_or_refuse(looks_like_it))
+    assert make(analyser).learn(victim).refusal is None
+
+
+def test_many_names_count_in_what_the_facts_take() -> None:
+    analyser = Analyser()
+    names = ", ".join(f"t{number}" for number in range(10_000))
+    for number in range(14):
+        sql = f"SELECT {number} FROM {names}".encode()
+        analyser.remember(sql, None, analyse_or_refuse(sql))
+    assert len(analyser._young) + len(analyser._old) < 14
+
+
+def test_hard_texts_are_read_elsewhere_once_their_tenant_has_used_its_share() -> None:
+    guard = make()
+    hard = [f"SELECT c{n} FROM t WHERE {'a = 1 OR ' * 800} b" for n in range(200)]
+    assert not guard.must_offload(hard[0].encode())
+    for sql in hard:
+        ask(guard, sql)
+        if guard.must_offload(b"SELECT another FROM t WHERE " + b"x" * 300):
+            break
+    else:
+        raise AssertionError("all read in the loop")
+    assert not guard.must_offload(b"SELECT short FROM t")
+    assert not make().must_offload(hard[-1].encode())

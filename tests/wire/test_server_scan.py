@@ -177,7 +177,11 @@ def test_a_hostile_idle_server_is_closed(what: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "what", sorted(set(HOSTILE) - {"row out of turn", "completion out of turn", "ready out of turn", "endless description"})
+    "what",
+    sorted(
+        set(HOSTILE)
+        - {"row out of turn", "completion out of turn", "ready out of turn", "endless description"}
+    ),
 )
 def test_a_hostile_server_in_a_query_is_closed_and_its_client_told(what: str) -> None:
     @acted

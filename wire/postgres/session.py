@@ -101,7 +101,7 @@ class Session:
             at = self.find_savepoint(effect.key)
             if at >= 0 and self.savepoints is not None:
                 del self.savepoints[at:]
-        else:
+        elif kind in (RESET_ALL, DEALLOCATE_ALL, DISCARD_ALL):
             self.forget(kind)
 
     def forget(self, kind: int) -> None:

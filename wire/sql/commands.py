@@ -134,6 +134,16 @@ SYSTEM_PREFIXES: Final = (
     *("pg_restore_", "binary_upgrade_", "dblink"),
 )
 
+# Functions that read whatever tables a text names, which is a value to us.
+READING_TEXT: Final = frozenset(
+    [
+        *("query_to_xml", "query_to_xmlschema", "query_to_xml_and_xmlschema", "ts_stat"),
+        *("table_to_xml", "table_to_xmlschema", "table_to_xml_and_xmlschema", "ts_rewrite"),
+        *("schema_to_xml", "schema_to_xmlschema", "schema_to_xml_and_xmlschema"),
+        *("database_to_xml", "database_to_xmlschema", "database_to_xml_and_xmlschema"),
+    ]
+)
+
 LOCKING: Final = frozenset(
     [
         "pg_advisory_lock",

@@ -178,7 +178,7 @@ class Guard:
         return found
 
     def _key(self, sql: bytes) -> bytes | None:
-        """The template, None where there is none; a new text is asked for several times in a row."""
+        """The template, or None; a new text is asked for several times in a row."""
         if len(sql) > TEMPLATE_MAX:
             return None
         if sql != self._key_of:

@@ -16,6 +16,7 @@ from typing import Final
 
 from events.model import Permissions
 from wire.errors import Forbidden, NotSupported, TenantryError
+from wire.sql.commands import READING_TEXT
 from wire.sql.facts import Statement
 
 # Any of these permits the operation (besides the operation's own name).
@@ -120,6 +121,13 @@ class Policy:
                 if name == blocked and (not schema or blocked_schema in ("", schema)):
                     return Forbidden(
                         f"permission denied for table {name} (permissions.blocked_tables)"
+                    )
+        if self._blocked:
+            for function in sorted(statement.functions):
+                if function.rpartition(".")[2] in READING_TEXT:
+                    return Forbidden(
+                        f"function {function} may read any table, and some are blocked "
+                        "(permissions.blocked_tables)"
                     )
         limit = self._permissions.max_tables_per_query
         if limit is not None and len(statement.relations) > limit:
