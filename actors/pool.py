@@ -203,6 +203,15 @@ class TenantPool(Pool):
         server.close()
         self.budget.used -= 1
 
+    def told_id(self, process_id: int) -> int:
+        for server in self.lent:
+            if server.target.process_id == process_id:
+                return server.told_id
+        for server in self.idle:
+            if server.target.process_id == process_id:
+                return server.told_id
+        return 0
+
     # --- opening --------------------------------------------------------------------------------
 
     def grow(self) -> None:

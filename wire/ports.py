@@ -68,6 +68,11 @@ class Pool:
         """The server must not be used again; it is closed."""
         raise NotImplementedError
 
+    def told_id(self, process_id: int) -> int:
+        """What the client that uses the server process, or used it last, was told to be the
+        process's id; 0 when it is none of ours."""
+        return 0
+
     def waiting(self) -> int:
         """How many clients wait for a server."""
         raise NotImplementedError

@@ -132,7 +132,7 @@ class Backend:
 
 
 def sane(stage: Stage, seed: int) -> None:
-    """Messages that are right, in an order that is not, cut anywhere; answers come when they may."""
+    """Messages that are right, in an order that is not, cut anywhere; answers come at any time."""
     dice = random.Random(seed)
     backends = {server: Backend(dice) for server in stage.servers}
 

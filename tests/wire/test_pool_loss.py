@@ -23,7 +23,6 @@ from support.transcript import (
     Query,
     Sync,
     codes,
-    messages,
     packet,
 )
 
@@ -127,23 +126,6 @@ def test_a_client_that_does_not_read_costs_little(proxy: WireProxy) -> None:
     settled(proxy)
     with raw(proxy) as b:
         assert b.ask("select 1") == "1"
-
-
-def test_a_client_that_reads_late_does_not_stop_the_next_one(proxy: WireProxy) -> None:
-    """The last of its answer, with ReadyForQuery, comes while its buffer is over the mark."""
-    with raw(proxy) as a, raw(proxy) as b:
-        a.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 * 1024)
-        for _ in range(12):
-            a >> Query("select repeat('x', 1000) from generate_series(1, 1000)")
-        deadline = monotonic() + PATIENCE_SECONDS
-        while proxy.call(lambda: len(proxy.pool.lent)) and monotonic() < deadline:
-            sleep(0.005)
-        if not proxy.call(lambda: len(proxy.pool.lent)):
-            assert b.ask("select 1") == "1"
-        heard = a.answers(12)
-        assert len(messages(heard)) == 12 * 1003
-        assert b.ask("select 1") == "1"
-    settled(proxy)
 
 
 def test_a_large_parameter_goes_through(proxy: WireProxy) -> None:

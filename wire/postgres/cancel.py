@@ -7,6 +7,7 @@ https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-CANCELI
 from __future__ import annotations
 
 import asyncio
+import hmac
 import logging
 import secrets
 import ssl
@@ -74,21 +75,32 @@ class CancelKeys:
     server's own; the secret is always ours, so an entry is found by both.
     """
 
-    def __init__(self, worker: int = 0) -> None:
+    def __init__(self, worker: int = 0, secret: bytes = b"") -> None:
         self.worker = worker
+        # Shared by the workers of an installation.
+        self._secret = secret
         self._clients: dict[tuple[int, bytes], ClientConnection] = {}
 
     def issue(
         self, client: ClientConnection, *, long: bool, process_id: int = 0
     ) -> tuple[int, bytes]:
-        """A new (process id, key) for `client`. The key's first byte is the worker's number."""
+        """A new (process id, key) for `client`. The key tells its worker, to us only: a short
+        key must not lose a quarter of its bits where the process id is no secret."""
         size = LONG_KEY_BYTES if long else SHORT_KEY_BYTES
         while True:
             pid = process_id or secrets.randbelow(2**31 - 1) + 1
-            key = bytes((self.worker & 0xFF,)) + secrets.token_bytes(size - 1)
+            rest = secrets.token_bytes(size - 1)
+            key = bytes((self.worker & 0xFF ^ self._mask(pid, rest),)) + rest
             if (pid, key) not in self._clients:
                 self._clients[pid, key] = client
                 return pid, key
+
+    def owner(self, process_id: int, key: bytes) -> int:
+        """The worker that has issued this key, if any has."""
+        return key[0] ^ self._mask(process_id, key[1:])
+
+    def _mask(self, process_id: int, rest: bytes) -> int:
+        return hmac.digest(self._secret, process_id.to_bytes(4, "big") + rest, "sha256")[0]
 
     def revoke(self, process_id: int, key: bytes) -> None:
         self._clients.pop((process_id, key), None)

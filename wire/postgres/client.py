@@ -18,7 +18,7 @@ from wire import errors as e
 from wire.ports import Lease
 from wire.postgres import owed as o
 from wire.postgres import protocol as p
-from wire.postgres.extended import Extended, ambiguous
+from wire.postgres.extended import Extended, ambiguous, backslash
 from wire.postgres.owed import Owed
 from wire.postgres.protocol import HEADER, int32
 from wire.postgres.server import REFUSED_PARSE, REFUSED_SQL, ServerConnection
@@ -30,6 +30,7 @@ from wire.postgres.session import (
     difference,
 )
 from wire.postgres.tls import TlsEndpoint
+from wire.sql.lexer import plain_backslash
 from wire.sql.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -90,7 +91,8 @@ class ClientConnection:
         self.chunk = b""
         self.chunk_sent: i64 = 0
         self.chunk_pos: i64 = 0
-        # Why reading is paused: a request waits, the server takes no more, the client takes no more.
+        # Why reading is paused: a request waits, the server takes no more, the client takes no
+        # more, too many requests have no answer.
         self.blocked = False
         self.held = False
         self.full = False
@@ -111,6 +113,9 @@ class ClientConnection:
         # Its server is being brought to its session state; nothing of its own is sent yet.
         self.handing_over = False
         self.pinned = False
+        # It has turned standard_conforming_strings off once, so its server may read a backslash
+        # otherwise than the guard.
+        self.escapes = False
 
     # --- asyncio protocol -------------------------------------------------------------------------
 
@@ -401,6 +406,8 @@ class ClientConnection:
                 return WAIT
         if verdict.refusal is not None:
             return self.refuse(verdict.refusal, o.QUERY)
+        if self.escapes and self.misread(sql):
+            return self.refuse(backslash(), o.QUERY)
         server = self.server
         if server is None:
             server = self.attach()
@@ -433,6 +440,8 @@ class ClientConnection:
         """Note what the statement does to the server's session; an error when it may not pin it."""
         if verdict.unsure:
             server.unsure = True
+        if verdict.escapes:
+            self.escapes = True
         if verdict.pin and not self.pinned and not self.session_mode:
             refusal = self.lease.pin()
             if refusal is not None:
@@ -510,6 +519,16 @@ class ClientConnection:
             self.paid = self.read = True
         return refusal
 
+    def misread(self, sql: bytes) -> bool:
+        """Whether the server may read the text otherwise than the guard did: see `escapes`."""
+        if b"\\" not in sql:
+            return False
+        server = self.server
+        settled = server is None or (server.synced and server.outstanding() == 0)
+        if settled and self.parameters.get("standard_conforming_strings") == "on":
+            return False
+        return plain_backslash(sql)
+
     def charge(self) -> e.TenantryError | None:
         """Take the query from the rate, unless that was done before the wait for a server."""
         if self.paid:
@@ -541,6 +560,7 @@ class ClientConnection:
         """Take a server over; None when its session state must be changed first."""
         server.client = self
         server.lease = self.lease
+        server.told_id = self.process_id
         self.server = server
         if self.full:
             server.pause(True)
@@ -665,7 +685,7 @@ class ClientConnection:
             # The rest of a message is still to come, and must go where its start went.
             return
         session = self.session
-        if session.pins:
+        if session.pins and not self.session_mode:
             if session.probe:
                 session.probing()
                 server.ask([PROBE_SQL], o.SETUP_PROBE)

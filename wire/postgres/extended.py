@@ -82,6 +82,8 @@ class Extended:
                 return WAIT
         if verdict.refusal is not None:
             return client.refuse(verdict.refusal, o.PARSE)
+        if client.escapes and client.misread(sql):
+            return client.refuse(backslash(), o.PARSE)
         server = self.server()
         if server is None:
             return self.no_server()
@@ -213,6 +215,9 @@ class Extended:
         if prepared.judge is not guard:
             prepared.verdict = guard.judge(prepared.sql) or guard.learn(prepared.sql)
             prepared.judge = guard
+        if self.client.escapes and self.client.misread(prepared.sql):
+            # It may have to be parsed anew.
+            return backslash()
         return prepared.verdict.refusal
 
     def prepared_in_sql(self, name: bytes) -> bool:
@@ -338,6 +343,15 @@ class Extended:
         server.push(o.OWED_CLOSE)
         return FORWARD
 
+    def renamed(self, error: bytes) -> bytes:
+        """An ErrorResponse with the client's own names of statements in place of the server's."""
+        body = error[HEADER:]
+        for name, prepared in self.statements.items():
+            known = b'"' + prepared.server_name + b'"'
+            if prepared.server_name and known in body:
+                body = body.replace(known, b'"' + name + b'"')
+        return p.message(p.ERROR, body)
+
     def deallocated(self, server: ServerConnection, verdict: Verdict) -> bool:
         """DEALLOCATE in SQL of a statement that came by Parse: its name is known here only."""
         name = self.deallocates(verdict)
@@ -381,6 +395,13 @@ def ambiguous(server: ServerConnection, sql: bytes) -> e.TenantryError | None:
     return e.NotSupported(
         "a backslash before a quote cannot follow a function call in one pipeline",
         hint="Wait for the answer first, or send the value as a parameter.",
+    )
+
+
+def backslash() -> e.TenantryError:
+    return e.NotSupported(
+        "a backslash in a plain literal cannot be judged while standard_conforming_strings is off",
+        hint="Write E'…', or send the value as a parameter.",
     )
 
 

@@ -11,7 +11,7 @@ from events.installation import Installation
 from wire import errors as e
 from wire.identify import Identifier
 from wire.ports import Meter, Tenants
-from wire.postgres.cancel import CancelKeys
+from wire.postgres.cancel import LONG_KEY_BYTES, SHORT_KEY_BYTES, CancelKeys
 from wire.postgres.client import ClientConnection
 from wire.postgres.startup import Startup
 from wire.postgres.tls_setup import ListenerTls
@@ -44,7 +44,7 @@ class Listener:
         self.tenants = tenants
         self.identifier = Identifier(installation.identification)
         self.tenant_option = installation.identification.option
-        self.keys = CancelKeys(worker)
+        self.keys = CancelKeys(worker, mock_secret)
         self.meter = Meter()
         self.tls = tls
         self.tls_required = installation.tls.require
@@ -110,8 +110,10 @@ class Listener:
         client = self.keys.find(process_id, key)
         if client is not None:
             client.cancel()
-        elif self._forward_cancel is not None and key and key[0] != self._worker & 0xFF:
-            self._forward_cancel(key[0], process_id, key)
+        elif self._forward_cancel is not None and SHORT_KEY_BYTES <= len(key) <= LONG_KEY_BYTES:
+            owner = self.keys.owner(process_id, key)
+            if owner != self._worker & 0xFF:
+                self._forward_cancel(owner, process_id, key)
 
     def offload(self, client: ClientConnection, guard: Guard, sql: bytes) -> None:
         """Read a large statement in a helper process; the client waits, the others do not."""

@@ -69,6 +69,7 @@ class Owed:
 # Requests of the proxy's own.
 SETUP_LAST: Final = 1  # the last statement of a hand-over
 SETUP_MORE: Final = 2  # an earlier one
+HAND_OVER: Final = (SETUP_LAST, SETUP_MORE)
 SETUP_PROBE: Final = 3  # does the server still hold what pins its client?
 
 # What a DEALLOCATE of a statement that is known here only is answered with.

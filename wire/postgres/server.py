@@ -51,13 +51,15 @@ UNSAFE_ENCODINGS: Final = frozenset(
 )
 # Distinct sets of reported settings kept as one object each; the servers of a pool report alike.
 MAX_SHARED_PARAMETERS: Final = 1_000
-# Settings one server may report; PostgreSQL 18 reports 15. And bytes of a set that is worth sharing.
+# Settings one server may report (PostgreSQL 18: 15), and bytes of a set that is worth sharing.
 MAX_PARAMETERS: Final = 100
 MAX_SHARED_BYTES: Final = 4_096
 # A row description that has to be read whole: 1,664 columns, PostgreSQL's most, take 140 kB.
 MAX_DESCRIPTION_BYTES: Final[i64] = 1024 * 1024
 # Cancel requests under way to one server: one is enough, a few more follow later statements.
 MAX_CANCELS: Final = 4
+# A statement's name on the server, where an error's text cites it.
+OWN: Final = b'"tenantry_'
 STALE_PLAN: Final = b"cached plan must not change result type"
 
 # Fails in the grammar, so it fails whatever state the transaction is in.
@@ -117,7 +119,9 @@ class ServerConnection:
         # --- session state that this server holds
         self.state: dict[str, bytes] = EMPTY
         self.owner = 0
-        # Made-up settings ("app.user"): their names stay on the server whatever undoes their values.
+        # The process id that the client it serves now, or served last, was told at its login.
+        self.told_id = 0
+        # Made-up settings ("app.user"): whatever undoes their values, their names stay.
         self.names: set[str] = set()
         self.unsure = False
         self.stale = False
@@ -326,6 +330,7 @@ class ServerConnection:
             kind == p.COMMAND_COMPLETE
             or kind == p.ERROR
             or kind == p.PARAMETER_STATUS
+            or kind == p.NOTIFICATION
             or kind == p.READY
         )
 
@@ -385,14 +390,34 @@ class ServerConnection:
             return self.answered(o.CLOSE)
         if kind == p.PARAMETER_STATUS:
             return self.parameter(data[pos + 5 : end])
-        if kind == p.NOTICE or kind == p.NOTIFICATION:
+        if kind == p.NOTICE:
             return DROP if self.hiding or self.client is None else KEEP
+        if kind == p.NOTIFICATION:
+            return self.notified(data, pos, end)
         p.legal(p.BACKEND, p.ACTIVE, kind)
         if self.head == len(self.owed):
             raise ProtocolViolation("server speaks out of turn")
         if kind == p.COPY_IN:
             self.copy_in()
         return DROP if self.hiding else KEEP
+
+    def notified(self, data: bytes, pos: i64, end: i64) -> int:
+        """A NOTIFY. It comes between requests, so also while one of the proxy's own is under way.
+
+        Whom it is from is told by the process id that the sender was given at its login: clients
+        compare that with their own.
+        """
+        if self.client is None or self.muted or end - pos < HEADER + 4:
+            return DROP
+        if self.head < len(self.owed) and self.owed[self.head].setup in o.HAND_OVER:
+            # The server's last client has listened for it.
+            return DROP
+        sender = int32(data, pos + HEADER)
+        told = self.told_id if sender == self.target.process_id else self.pool.told_id(sender)
+        if told == 0 or told == sender:
+            return KEEP
+        self.addition += p.message(p.NOTIFICATION, told.to_bytes(4, "big") + data[pos + 9 : end])
+        return DROP | ADD
 
     def answered(self, what: int) -> int:
         """The server has answered one step of the extended protocol."""
@@ -547,6 +572,9 @@ class ServerConnection:
         if entry.refusal:
             self.addition = entry.refusal
             return DROP | ADD
+        if client is not None and client.extended is not None and data.find(OWN, pos, end) >= 0:
+            self.addition = client.extended.renamed(data[pos:end])
+            return DROP | ADD
         if self.override and sqlstate == b"57014":
             self.addition = self.override
             self.override = b""
@@ -610,7 +638,9 @@ class ServerConnection:
         if len(parameters) > MAX_PARAMETERS:
             raise ProtocolViolation("server reports too many settings")
         self.parameters = parameters = share(parameters)
-        if name == "standard_conforming_strings" and value != "on":
+        # A client that has turned it off in sight of the guard is dealt with there.
+        off = name == "standard_conforming_strings" and value != "on"
+        if off and (self.client is None or not self.client.escapes):
             raise NotSupported("standard_conforming_strings must stay on", hint="Use E'' strings.")
         if name == "client_encoding" and value in UNSAFE_ENCODINGS:
             raise NotSupported(

@@ -27,6 +27,8 @@ SASL: Final = 10
 SASL_CONTINUE: Final = 11
 SASL_FINAL: Final = 12
 
+# A client that sets this, to whatever value, has its literals looked at (see client.escapes).
+CONFORMING: Final = "standard_conforming_strings"
 NEWEST_MINOR: Final = 2
 # Startup parameters that are not settings.
 NOT_SETTINGS: Final = frozenset(("user", "database", "options", "replication"))
@@ -258,6 +260,7 @@ class Startup:
         client = self.client
         lease = client.lease
         client.session_mode = lease.session_mode
+        client.escapes = any(name.lower() == CONFORMING for name in settings)
         if client.session_mode:
             # Judged here too; the server gets them as they are.
             self.settings_state(settings)

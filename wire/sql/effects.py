@@ -8,6 +8,9 @@ from wire.sql import verdict as v
 from wire.sql.commands import READ_ONLY, READING, TRUE, client_only_encoding
 from wire.sql.facts import Statement
 
+# Settings that change how fast a query runs and nothing else: to find another value on the next
+# server does no harm. (asyncpg switches jit off and on around its own queries.)
+SPEED: Final = frozenset({"jit"})
 _HOLD: Final = 0x20  # CURSOR_OPT_HOLD
 
 _TRANSACTION: Final[dict[str, int]] = {
@@ -116,7 +119,11 @@ def _set(out: Statement, node: dict[str, Any]) -> None:
             out.effect = v.RESET
             out.key = key
         return
-    setting(out, name, [const(arg) for arg in args])
+    values = [const(arg) for arg in args]
+    if name in READING and not node.get("is_local"):
+        out.escapes = len(values) != 1 or (values[0] or "").strip().lower() not in READING[name]
+    else:
+        setting(out, name, values)
     if node.get("is_local"):
         return
     out.effect = v.SET
@@ -166,5 +173,9 @@ def set_config(out: Statement, args: list[dict[str, Any]]) -> None:
         value = const(given[1])
         values: list[str | None] = [value]
         setting(out, name.lower(), values)
-    if const(given[2]) != "true" or "boolval" not in given[2].get("A_Const", {}):
+    if const(given[2]) == "true" and "boolval" in given[2].get("A_Const", {}):
+        return
+    if name is not None and name.lower() in SPEED:
+        out.unsure = True
+    else:
         out.pin = "set_config"

@@ -20,6 +20,7 @@ class Statement:
     writes      may write, in PostgreSQL's sense of a read-only transaction
     read_write  asks for a transaction that is not read-only
     forbidden   why nobody may run it, or ""
+    escapes     turns standard_conforming_strings off for the session
     literal     the facts depend on the value of a literal
     effect, key, start, end   as in verdict.Effect; the text is sql[start:end]
     """
@@ -35,6 +36,7 @@ class Statement:
         self.read_write = False
         self.forbidden = ""
         self.literal = False
+        self.escapes = False
         self.pin = ""
         self.unsure = False
         self.unpin = False

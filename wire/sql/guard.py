@@ -245,7 +245,7 @@ class Guard:
 
     def _verdict(self, sql: bytes, facts: Facts) -> Verdict:
         pin = ""
-        unsure = unpin = block = acts = False
+        unsure = unpin = block = acts = escapes = False
         effects: list[Effect] = []
         last: Statement | None = None
         for statement in facts.statements:
@@ -260,6 +260,7 @@ class Guard:
             unsure = unsure or statement.unsure
             unpin = unpin or statement.unpin
             block = block or statement.block
+            escapes = escapes or statement.escapes
             acts = acts or statement.effect != NONE
             text = sql[statement.start : statement.end]
             effects.append(Effect(statement.effect, statement.key, text))
@@ -270,4 +271,5 @@ class Guard:
             unsure=unsure,
             unpin=unpin,
             block=block,
+            escapes=escapes,
         )

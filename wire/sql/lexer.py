@@ -407,3 +407,19 @@ def tokens(sql: bytes) -> list[tuple[int, int, int]] | None:
             found.append((int(kind), int(i), int(end)))
         i = end
     return found
+
+
+def plain_backslash(sql: bytes) -> bool:
+    """Whether a literal without E, of one quote or more, holds a backslash.
+
+    If none does, the text reads the same with standard_conforming_strings off. What cannot be
+    split is taken to hold one.
+    """
+    found = tokens(sql)
+    if found is None:
+        return True
+    for kind, start, end in found:
+        plain = kind == USTRING or (kind == STRING and sql[start] not in b"Ee$")
+        if plain and b"\\" in sql[start:end]:
+            return True
+    return False

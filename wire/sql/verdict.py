@@ -59,9 +59,13 @@ class Verdict:
     unpin       may have removed what pinned
     block       holds transaction control
     plain       none of the above: the text does its work and nothing to the session
+    escapes     turns standard_conforming_strings off: later texts may read otherwise
     """
 
-    __slots__ = ("block", "effects", "pin", "plain", "refusal", "statements", "unpin", "unsure")
+    __slots__ = (
+        *("block", "effects", "escapes", "pin", "plain", "refusal", "statements"),
+        *("unpin", "unsure"),
+    )
 
     def __init__(
         self,
@@ -72,6 +76,7 @@ class Verdict:
         unsure: bool = False,
         unpin: bool = False,
         block: bool = False,
+        escapes: bool = False,
     ) -> None:
         self.refusal = refusal
         self.effects = effects
@@ -80,6 +85,7 @@ class Verdict:
         self.unsure = unsure
         self.unpin = unpin
         self.block = block
+        self.escapes = escapes
         self.plain = not (effects or pin or unsure or unpin)
 
 
