@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 
-from wire.sql.guard import Guard
-
 from actors.limits import TokenBucket
 from events.model import Tenant
 from wire.errors import RateExceeded, TenantryError
 from wire.ports import Lease, Meter, Pool
 from wire.postgres.prepared import Statements
+from wire.sql.guard import Guard
 
 
 class TenantLease(Lease):

@@ -19,7 +19,7 @@ from wire.postgres.connect import Target, connect
 from wire.tasks import spawn
 
 if TYPE_CHECKING:
-    from wire.postgres.client import ClientConnection
+    from wire.postgres.borrower import Borrower
     from wire.postgres.server import ServerConnection
 
 log = logging.getLogger("tenantry.pool")
@@ -93,7 +93,7 @@ class TenantPool(Pool):
         self.lent: set[ServerConnection] = set()
         self.opening = 0
         # Who waits for a server, and since when.
-        self.waiters: dict[ClientConnection, float] = {}
+        self.waiters: dict[Borrower, float] = {}
         self.last_used = monotonic()
         self.closed = False
         # Servers opened before this are closed when they come back (credentials changed).
@@ -107,7 +107,7 @@ class TenantPool(Pool):
     def waiting(self) -> int:
         return len(self.waiters)
 
-    def acquire(self, client: ClientConnection) -> ServerConnection | None:
+    def acquire(self, client: Borrower) -> ServerConnection | None:
         if self.idle and not client.session_mode:
             server = self.pick(client)
             self.lent.add(server)
@@ -127,7 +127,7 @@ class TenantPool(Pool):
         self.grow()
         return None
 
-    def pick(self, client: ClientConnection) -> ServerConnection:
+    def pick(self, client: Borrower) -> ServerConnection:
         """The idle server that needs least preparation, most recently used first."""
         idle = self.idle
         last = len(idle) - 1
@@ -146,7 +146,7 @@ class TenantPool(Pool):
             at -= 1
         return idle.pop()
 
-    def pick_like(self, client: ClientConnection) -> ServerConnection | None:
+    def pick_like(self, client: Borrower) -> ServerConnection | None:
         """Session pooling: an idle server that was opened with the same startup settings."""
         for at in range(len(self.idle) - 1, -1, -1):
             server = self.idle[at]
@@ -155,7 +155,7 @@ class TenantPool(Pool):
                 return server
         return None
 
-    def forget(self, client: ClientConnection) -> None:
+    def forget(self, client: Borrower) -> None:
         self.waiters.pop(client, None)
 
     def release(self, server: ServerConnection) -> None:

@@ -39,7 +39,7 @@ from bench.load import (
     p99_at_rate,
     pgbench_program,
 )
-from bench.machine import machine, raise_file_limit, version_of
+from bench.machine import begin, machine, version_of
 from bench.tables import show
 
 TENANT = "acme"
@@ -223,7 +223,7 @@ def main() -> int:
     parser.add_argument("--only", type=listed(PARTS), default=PARTS)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     given = parser.parse_args()
-    raise_file_limit()
+    begin()
     try:
         figures = compare(
             rounds=given.rounds,

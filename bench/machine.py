@@ -9,9 +9,11 @@ import os
 import platform
 import re
 import resource
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 TICKS = os.sysconf("SC_CLK_TCK")
 HOT_MODULE = "wire.postgres.protocol"
@@ -65,11 +67,17 @@ def memory_of(pid: int) -> dict[str, int]:
     return {"rss": int(sizes["Rss"]), "private": private}
 
 
-def raise_file_limit() -> int:
-    """As many open files as we may have, for children too; answers how many."""
+def begin() -> None:
+    """For each script's start: as many open files as we may have, for children too; and SIGTERM
+    ends it as Ctrl-C does, so that what was started is stopped."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
+    signal.signal(signal.SIGTERM, _stop)
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut the stopping short
+    raise KeyboardInterrupt
 
 
 def build_home() -> Path:

@@ -32,7 +32,7 @@ from admin.provision_sql import role_name
 from bench.compare import listed, ratio_of, silent
 from bench.lab import PASSWORD, USER, Lab, config, laboratory, tenant_table
 from bench.load import Endpoint, Work, all_at_once, medians
-from bench.machine import memory_of, raise_file_limit
+from bench.machine import begin, memory_of
 from bench.tables import show
 from events.codec import encode
 from events.facts import Commit, Fact, TenantCreated, TenantProvisioned
@@ -247,7 +247,7 @@ def main() -> int:
     parser.add_argument("--only", type=listed(PARTS), default=PARTS)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    raise_file_limit()
+    begin()
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)

@@ -23,7 +23,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))  # the installed bu
 import psycopg
 
 from bench.lab import PASSWORD, Lab, config, laboratory, tenant_table
-from bench.machine import memory_of, raise_file_limit
+from bench.machine import begin, memory_of
 from bench.tables import show
 from bench.tls_memory import certificate
 
@@ -135,7 +135,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--be", default="", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    raise_file_limit()
+    begin()
     if given.be:
         be_clients(given.be, given.clients)
         return 0

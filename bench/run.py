@@ -4,7 +4,7 @@
     python -P bench/run.py --full      the sizes that count, under forty
     python -P bench/run.py --only compare,memory --json
 
-With --only the results file holds only those parts, and the README is left as it is.
+With --only the results go to a file named after those parts, and the README is left as it is.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ import argparse
 import datetime
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
@@ -29,7 +27,7 @@ sys.path.append(str(HERE.parent))  # the installed build goes first
 from bench import bouncer, compare, many_tenants, memory  # noqa: E402
 from bench.compare import listed  # noqa: E402
 from bench.load import BenchError  # noqa: E402
-from bench.machine import build_home, machine, raise_file_limit  # noqa: E402
+from bench.machine import begin, build_home, machine  # noqa: E402
 from bench.report import write_readme  # noqa: E402
 from bench.tables import show  # noqa: E402
 
@@ -105,11 +103,6 @@ def measure_all(size: Size, parts: tuple[str, ...], say: Say) -> dict[str, Any]:
     return results
 
 
-def stop(_number: int, _frame: FrameType | None) -> None:
-    """SIGTERM ends as Ctrl-C does: what was started is stopped."""
-    raise KeyboardInterrupt
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -119,8 +112,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where to write them")
     given = parser.parse_args()
-    signal.signal(signal.SIGTERM, stop)
-    raise_file_limit()
+    begin()
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
@@ -138,9 +130,11 @@ def main() -> int:
         return 130
     given.results.mkdir(parents=True, exist_ok=True)
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    path = given.results / f"{date}-{results['machine']['cores']}.json"
+    whole = set(given.only) == set(PARTS)
+    name = "-".join([date, str(results["machine"]["cores"]), *(() if whole else given.only)])
+    path = given.results / f"{name}.json"
     path.write_text(json.dumps(results, indent=1) + "\n")
-    if set(given.only) == set(PARTS):
+    if whole:
         write_readme(results, path)
     if given.json:
         print(json.dumps(results, indent=1))

@@ -13,6 +13,7 @@ from mypy_extensions import mypyc_attr
 from wire.errors import TenantryError
 
 if TYPE_CHECKING:
+    from wire.postgres.borrower import Borrower
     from wire.postgres.client import ClientConnection
     from wire.postgres.prepared import Statements
     from wire.postgres.server import ServerConnection
@@ -32,7 +33,8 @@ class Meter:
         self.bytes_out = 0
         self.connections = 0
         self.busy_seconds = 0.0
-        # Gauges, which reset() leaves alone: servers that work now, clients that keep theirs, clients connected.
+        # Gauges, which reset() leaves alone: servers that work now, clients that keep theirs,
+        # clients connected.
         self.running = 0
         self.pinned = 0
         self.clients = 0
@@ -52,11 +54,11 @@ class Meter:
 class Pool:
     """Server connections of one tenant: lends each to one client at a time."""
 
-    def acquire(self, client: ClientConnection) -> ServerConnection | None:
+    def acquire(self, client: Borrower) -> ServerConnection | None:
         """A free server, or None: then `client.acquired` or `client.acquire_failed` comes later."""
         raise NotImplementedError
 
-    def forget(self, client: ClientConnection) -> None:
+    def forget(self, client: Borrower) -> None:
         """The client is gone or has given up waiting."""
         raise NotImplementedError
 

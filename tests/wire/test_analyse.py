@@ -262,7 +262,6 @@ def test_what_ties_a_client_to_its_server(sql: str, pin: str, unsure: bool, unpi
 @pytest.mark.parametrize(
     "sql",
     [
-        "SET standard_conforming_strings = off",
         "SET LOCAL standard_conforming_strings TO 'no'",
         "SELECT set_config('Standard_Conforming_Strings', $1, false)",
         "SET client_encoding = 'SHIFT_JIS_2004'",

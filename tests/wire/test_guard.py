@@ -76,7 +76,7 @@ REFUSED = [
     ("DROP TABLE secrets", {"blocked_tables": ("secrets",), "allow_ddl": True}, "denied for"),
     ("CREATE VIEW x AS TABLE y", {"blocked_tables": ("y",), "allow_ddl": True}, "denied for table"),
     ("WITH x AS (SELECT FROM y) SELECT", {"blocked_tables": ("y",)}, "denied for table y"),
-    ("SET standard_conforming_strings = off", {}, "cannot be changed here"),
+    ("SET LOCAL standard_conforming_strings = off", {}, "cannot be changed here"),
     ("DO 'BEGIN END'", {}, "may not DO"),
     ("SELECT query_to_xml('TABLE y', true, true, '')", {"blocked_tables": ("y",)}, "any table"),
     ("SELECT * FROM pg_catalog.ts_stat('TABLE y')", {"blocked_tables": ("y",)}, "any table"),

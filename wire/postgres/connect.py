@@ -13,7 +13,8 @@ from wire.ports import Pool
 from wire.postgres import protocol as p
 from wire.postgres.auth import ServerLogin
 from wire.postgres.cancel import CancelTarget
-from wire.postgres.server import UNSAFE_ENCODINGS, ServerConnection, share
+from wire.postgres.reported import UNSAFE_ENCODINGS, share
+from wire.postgres.server import ServerConnection
 from wire.postgres.tls import TlsEndpoint
 from wire.postgres.tls_setup import NodeTls
 

@@ -1,0 +1,113 @@
+"""Pipelines of all sorts give through the proxy, byte for byte, what they give directly."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from support.engines import Postgres
+from support.proxy import WireProxy
+from support.raw import raw
+from support.transcript import (
+    Bind,
+    Close,
+    Describe,
+    Execute,
+    Flush,
+    Parse,
+    Query,
+    Sync,
+    messages,
+    one,
+)
+
+from wire.postgres import protocol as p
+
+SEEDS = 40
+WORDS = (
+    Query("select 1; select 2"),
+    Query("select 1/0"),
+    Query("begin"),
+    Query("commit"),
+    Query("rollback"),
+    Query("savepoint s"),
+    Query("rollback to s"),
+    Query(""),
+    Query("set work_mem = '1MB'"),
+    Query("show work_mem"),
+    Query("prepare q as select 42"),
+    Query("execute q"),
+    Query("deallocate q"),
+    Query("deallocate a"),
+    Query("declare c cursor for select generate_series(1, 5)"),
+    Query("fetch 2 from c"),
+    Parse("", "select 1"),
+    Parse("", "select 1/0"),
+    Parse("a", "select generate_series(1, 5)"),
+    Parse("b", "select 'two'"),
+    Parse("r", "rollback"),
+    Parse("", "select from from"),
+    Bind(),
+    Bind("", "a"),
+    Bind("p", "a"),
+    Bind("", "b"),
+    Bind("", "r"),
+    Bind("", "q"),
+    Describe("S", "a"),
+    Describe("P"),
+    Execute(),
+    Execute("", 2),
+    Execute("p", 2),
+    Close("S", "a"),
+    Close("S", "q"),
+    Close("P", "p"),
+    one("select 1"),
+    one("select 1/0"),
+    one("show work_mem"),
+    one("set work_mem = '2MB'"),
+    Flush,
+    Sync,
+    Sync,
+)
+
+
+def script(seed: int) -> list[list[bytes]]:
+    """Some rounds of messages; each ends with a Sync."""
+    dice = random.Random(seed)
+    return [
+        [*(dice.choice(WORDS) for _ in range(dice.randint(1, 9))), Sync]
+        for _ in range(dice.randint(2, 6))
+    ]
+
+
+def told(heard: bytes) -> list[str]:
+    """The messages; of errors the code, and nothing of what may come at any time."""
+    lines = []
+    for kind, body in messages(heard):
+        if kind == "E":
+            lines.append("E " + p.error_fields(body)["C"])
+        elif kind not in "NSA":
+            lines.append(f"{kind} {body!r}")
+    return lines
+
+
+def play(place: WireProxy | Postgres, database: str, rounds: list[list[bytes]]) -> list[list[str]]:
+    heard = []
+    with raw(place, database) as client:
+        for said in rounds:
+            # What is skipped has no answer, so their number is not known before. This one has, in
+            # any state of the transaction, and it is an error that tells its name.
+            client >> b"".join(said) + Describe("S", "the end") + Sync
+            answer = b""
+            while b"the end" not in answer:
+                answer += client.until("Z")
+            heard.append(told(answer))
+    return heard
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_the_same_answers_in_the_same_order(
+    proxy: WireProxy, tenant_database: tuple[Postgres, str], seed: int
+) -> None:
+    server, database = tenant_database
+    assert play(proxy, database, script(seed)) == play(server, database, script(seed))

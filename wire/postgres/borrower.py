@@ -1,0 +1,335 @@
+"""A client and the server it borrows: take one, bring it to the client's session, give it back.
+
+A server comes from the tenant's pool (`attach`), perhaps needs its session changed first
+(`set_up`), and goes back when nothing of the client is left on it (`server_idle`). What may not run
+is refused in the server's place (`refuse`).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from wire import errors as e
+from wire.ports import Lease, Meter
+from wire.postgres import owed as o
+from wire.postgres import protocol as p
+from wire.postgres.answers import REFUSED_PARSE, REFUSED_SQL
+from wire.postgres.client_stream import TAKEN, ClientStream
+from wire.postgres.extended import Extended
+from wire.postgres.owed import Owed
+from wire.postgres.server import ServerConnection
+from wire.postgres.session import EMPTY, PROBE_SQL, TEMPORARY_PIN, Session, difference
+from wire.sql.verdict import Verdict
+
+RESET: Final = b"DISCARD ALL"
+NO_SETTINGS: Final[dict[str, str]] = {}
+
+
+class Borrower(ClientStream):
+    """The half of a client connection that deals with its server."""
+
+    def __init__(self, meter: Meter) -> None:
+        super().__init__(meter)
+        self.serial = 0
+        self.parameters: dict[str, str] = {}
+        self.session = Session(EMPTY)
+        self.session_mode = False
+        # What it was told at its login, which it compares notifications with.
+        self.process_id = 0
+        # Settings for a server of its own (session pooling); else they are session state.
+        self.startup_settings: dict[str, str] = NO_SETTINGS
+        self.extended: Extended | None = None
+        # The request that waits for a server has been charged already.
+        self.paid = False
+        # With that, a new text has been read already.
+        self.read = False
+        # Why the waiting request gets no server.
+        self.pending: e.TenantryError | None = None
+        self.waiting = False
+        # Its server is being brought to its session state; nothing of its own is sent yet.
+        self.handing_over = False
+        self.pinned = False
+
+    # --- borrowing --------------------------------------------------------------------------------
+
+    def attach(self) -> ServerConnection | None:
+        """Borrow a server. None: blocked until there is one, or refused (see `pending`)."""
+        if self.pending is not None:
+            return None
+        lease = self.lease
+        if not self.paid:
+            self.pending = lease.admit()
+            if self.pending is not None:
+                return None
+            self.paid = True
+            self.read = False
+        server = lease.pool.acquire(self)
+        if server is not None:
+            return self.adopt(server)
+        if self.pending is None:
+            self.waiting = True
+            self.block()
+        return None
+
+    def adopt(self, server: ServerConnection) -> ServerConnection | None:
+        """Take a server over; None when its session state must be changed first."""
+        server.client = self
+        server.lease = self.lease
+        server.told_id = self.process_id
+        self.server = server
+        if self.full:
+            server.pause(True)
+        if (
+            server.state is self.session.state
+            and not server.stale
+            and (server.owner == self.serial or not (server.unsure or server.names))
+        ):
+            server.owner = self.serial
+            if server.parameters is not self.parameters:
+                self.tell_parameters(server)
+            return server
+        return self.set_up(server)
+
+    def set_up(self, server: ServerConnection) -> ServerConnection | None:
+        """Bring the server's session to this client's state; None while that takes a round trip."""
+        want = self.session.state
+        foreign = server.owner != self.serial
+        if foreign and server.names and leaves_name(server, want):
+            self.detach(server)
+            server.pool.discard(server)
+            return self.attach()
+        statements: list[bytes] = []
+        if server.stale or (server.unsure and foreign):
+            statements.append(RESET)
+            server.forget_session()
+        change = difference(server.state, want)
+        if change:
+            statements.append(change)
+        server.owner = self.serial
+        self.handing_over = bool(statements)
+        if not statements:
+            # Equal but not the same object: share one from now on.
+            server.state = want
+            self.tell_parameters(server)
+            return server
+        self.block()
+        server.ask(statements, o.SETUP_LAST)
+        return None
+
+    def prepared_server(self, server: ServerConnection, failure: bytes) -> None:
+        """The hand-over is answered."""
+        self.handing_over = False
+        if failure:
+            fields = p.error_fields(failure[5:])
+            self.server = None
+            server.client = None
+            server.end_work()
+            server.pool.discard(server)
+            self.pending = e.SessionNotRestored(fields.get("M", ""), detail=fields.get("D", ""))
+        else:
+            server.state = self.session.state
+            server.stale = False
+            server.unsure = False
+            self.tell_parameters(server)
+        self.unblock()
+
+    def acquired(self, server: ServerConnection) -> None:
+        """The pool has a server for this client, which has waited for it."""
+        self.waiting = False
+        if self.adopt(server) is not None:
+            self.unblock()
+
+    def acquire_failed(self, error: e.TenantryError) -> None:
+        self.waiting = False
+        self.pending = error
+        self.unblock()
+
+    def tell_parameters(self, server: ServerConnection) -> None:
+        """Report settings that differ on this server from what the client was told last."""
+        old = self.parameters
+        new = server.parameters
+        if new != old and self.startup is None:
+            changed = [p.parameter_status(k, v) for k, v in new.items() if old.get(k) != v]
+            self.deliver(b"".join(changed))
+        self.parameters = new
+
+    def charge(self) -> e.TenantryError | None:
+        """Take the query from the rate, unless that was done before the wait for a server."""
+        if self.paid:
+            self.paid = False
+            return None
+        server = self.server
+        return self.lease.admit(server is not None and server.working)
+
+    def tie(self, server: ServerConnection, verdict: Verdict) -> e.TenantryError | None:
+        """Note what the statement does to the server's session; an error when it may not pin it."""
+        if verdict.unsure:
+            server.unsure = True
+        if verdict.escapes:
+            self.escapes = True
+        if verdict.pin and not self.pinned and not self.session_mode:
+            refusal = self.lease.pin()
+            if refusal is not None:
+                return refusal
+            self.pinned = True
+        self.session.note(verdict)
+        return None
+
+    # --- refusing ---------------------------------------------------------------------------------
+
+    def refuse_pending(self, what: int) -> int:
+        error = self.pending
+        self.pending = None
+        self.paid = False
+        assert error is not None
+        return self.refuse(error, what)
+
+    def refuse(self, error: e.TenantryError, what: int) -> int:
+        """Answer with an error, in the right place and true to the transaction.
+
+        With nothing open it is said here. Otherwise the server is sent something that must fail in
+        place of the request, so that the block is aborted and the rest of a pipeline is skipped.
+        """
+        self.meter.refused += 1
+        self.paid = False
+        if error.fatal:
+            raise error
+        said = p.error_response(error)
+        server = self.server
+        if server is None or server.at_rest():
+            if what == o.QUERY:
+                self.deliver(said + p.READY_IDLE)
+                if server is not None:
+                    self.server_idle(server)
+            else:
+                self.deliver(said)
+                self.phase = p.SKIPPING
+        elif what == o.QUERY:
+            server.push(Owed(o.QUERY, refusal=said))
+            self.send(p.query(REFUSED_SQL))
+        else:
+            server.push(Owed(o.PARSE, refusal=said))
+            self.send(REFUSED_PARSE)
+        return TAKEN
+
+    def refuse_oversized(self, what: int) -> int:
+        return self.refuse(too_large(self.lease), what)
+
+    def statement_failed(self, error: e.TenantryError) -> None:
+        self.meter.refused += 1
+        self.session.failed = True
+
+    # --- giving back ------------------------------------------------------------------------------
+
+    def server_idle(self, server: ServerConnection) -> None:
+        """Nothing is owed. Outside a transaction the server goes back, if nothing ties it here."""
+        if server.status != p.IDLE or not server.synced:
+            return
+        if self.body > 0 and not self.body_dropped:
+            # The rest of a message is still to come, and must go where its start went.
+            return
+        session = self.session
+        if session.pins and not self.session_mode:
+            if session.probe:
+                session.probing()
+                server.ask([PROBE_SQL], o.SETUP_PROBE)
+            return
+        if self.pinned:
+            self.pinned = False
+            self.lease.unpin()
+        self.meter.transactions += 1
+        if self.session_mode:
+            return
+        self.detach(server)
+        if server.early_syncs or server.spoiled:
+            # A ReadyForQuery or a cancel that nobody waits for may still come, for example.
+            server.pool.discard(server)
+        elif server.cancels:
+            server.release_after_cancel = True
+        else:
+            server.pool.release(server)
+
+    def detach(self, server: ServerConnection) -> None:
+        """The two have nothing to do with each other any more, nor does one wait for the other."""
+        self.server = None
+        server.client = None
+        server.lease = None
+        # All that it said is in our buffer already; the next client must not wait for this one.
+        server.pause(False)
+        if self.held:
+            self.hold(False)
+
+    def probed(self, server: ServerConnection, found: bool) -> None:
+        if not found and TEMPORARY_PIN in self.session.pins:
+            # Functions and types may be left in the temporary schema; DISCARD ALL removes them.
+            server.unsure = True
+        self.session.probed(found)
+
+    def leave_server(self) -> None:
+        """The client is gone; its server is reused only if nothing of it can be left there."""
+        if self.waiting:
+            self.waiting = False
+            self.lease.pool.forget(self)
+        if self.pinned:
+            self.pinned = False
+            self.lease.unpin()
+        server = self.server
+        if server is None:
+            return
+        busy = server.outstanding() > 0
+        server.end_work()
+        self.detach(server)
+        clean = server.at_rest() and not self.session.pins and not server.early_syncs
+        if self.session_mode and server.unsure:
+            clean = False
+        if self.body > 0 and not self.body_dropped:
+            clean = False
+        if clean and not server.cancels and not server.spoiled:
+            if self.session_mode:
+                server.stale = True
+            server.pool.release(server)
+            return
+        if busy:
+            server.cancel()
+        server.pool.discard(server)
+
+    def server_lost(self, server: ServerConnection, error: e.TenantryError | None) -> None:
+        """The server's connection has ended under this client."""
+        self.server = None
+        if self.pinned:
+            self.pinned = False
+            self.lease.unpin()
+        handing_over = self.handing_over
+        self.handing_over = False
+        if handing_over and self.phase == p.ACTIVE:
+            # It was lost while it was being set up: nothing of the client's was sent to it.
+            self.pending = error or e.ServerUnavailable("the server connection was lost")
+            self.unblock()
+            return
+        lost = error or e.ServerLost("the server closed the connection unexpectedly")
+        self.end(None if server.fatal or server.mid_message() else lost)
+
+    # --- prepared statements ----------------------------------------------------------------------
+
+    def forget_statements(self) -> None:
+        if self.extended is not None:
+            self.extended.statements.clear()
+
+    def forget_statement(self, name: bytes) -> None:
+        if self.extended is not None:
+            self.extended.statements.pop(name, None)
+
+
+def leaves_name(server: ServerConnection, want: dict[str, bytes]) -> bool:
+    """Whether a made-up setting ("app.user") of another client would leave its name behind.
+
+    RESET and DISCARD ALL empty such a setting but do not remove it.
+    """
+    return any(key not in want for key in server.names)
+
+
+def too_large(lease: Lease) -> e.TenantryError:
+    return e.TooLarge(
+        f"statement is larger than {lease.max_statement_bytes} bytes",
+        hint="Send data as parameters or by COPY, or have rate_limits.max_statement_size raised.",
+    )
