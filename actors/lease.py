@@ -60,6 +60,9 @@ class TenantLease(Lease):
             "(rate_limits.qps_limit).",
         )
 
+    def also(self, queries: int) -> None:
+        self.bucket.owe(float(queries))
+
     def pin(self) -> TenantryError | None:
         if self.max_pinned and self.meter.pinned >= self.max_pinned:
             return RateExceeded(

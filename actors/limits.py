@@ -32,6 +32,11 @@ class TokenBucket:
         self.tokens = tokens - 1.0
         return True
 
+    def owe(self, tokens: float) -> None:
+        """Take more than may be there: what is missing is paid back before the next `take`."""
+        if self.rate != 0.0:
+            self.tokens -= tokens
+
     def wait(self) -> float:
         """Seconds until there is a token again."""
         return max(0.0, (1.0 - self.tokens) / self.rate) if self.rate else 0.0

@@ -183,9 +183,17 @@ class TenantActor(AsyncioActor):
             pool.budget.limit = limit
         pool.limit = limit
         pool.min_idle = min(settings.min_idle, limit)
-        pool.idle_seconds = settings.idle_timeout or 0.0
-        pool.lifetime_seconds = settings.max_lifetime or 0.0
-        pool.acquire_seconds = settings.acquire_timeout or 0.0
+        shared = self.around.installation.pool
+        own = settings.dedicated_pool
+        pool.idle_seconds = shorter(
+            settings.idle_timeout, None if own else shared.idle_timeout_secs
+        )
+        pool.lifetime_seconds = shorter(
+            settings.max_lifetime, None if own else shared.max_lifetime_secs
+        )
+        pool.acquire_seconds = shorter(
+            settings.acquire_timeout, None if own else shared.acquire_timeout_secs
+        )
         return pool
 
     def dismiss(self) -> None:
@@ -226,3 +234,8 @@ class TenantActor(AsyncioActor):
         )
         meter.reset()
         self.around.record(self.id, delta)
+
+
+def shorter(tenant: float | None, shared: float | None) -> float:
+    """Who shares the budget keeps to the shared times too. Seconds; 0 when neither sets a limit."""
+    return min([seconds for seconds in (tenant, shared) if seconds], default=0.0)

@@ -24,6 +24,7 @@ UNUSED: Final[dict[str, tuple[Any, str]]] = {
     "tr_enabled": (False, _REPLAY),
     "tr_mode": ("none", _REPLAY),
     "write_timeout_secs": (None, "clients that take no bytes are not timed out in this version"),
+    "pool.min_connections": (0, "idle connections are kept for each tenant (its pool.min_idle)"),
     "pool.test_on_acquire": (False, "a connection that dies while idle is noticed without a test"),
     "pool_mode.max_pool_size": (None, '"max_connections" in [pool] counts'),
     "pool_mode.min_idle": (None, '"min_connections" in [pool] counts'),

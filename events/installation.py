@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
-from events.model import Count, Duration, Mode, Model, Settings, Size, parse_unlimited
+from events.model import Count, Duration, Mode, Model, Settings
 
 SslMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
 IdentifyMethod = Literal["username_prefix", "database_name", "startup_option"]
@@ -185,10 +185,6 @@ class Limits(Model):
 
     max_clients: Count = 20_000
     """Client connections of one worker."""
-    max_startup_bytes: Size = 10_000
-    """Longest message before a client has logged in."""
-    max_message_bytes: Annotated[Size, BeforeValidator(parse_unlimited)] = 1024**3
-    """Longest message after that."""
 
 
 class Sections(Model):

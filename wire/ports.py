@@ -134,6 +134,10 @@ class Lease:
         """
         raise NotImplementedError
 
+    def also(self, queries: int) -> None:
+        """Charge what one admitted text holds beyond its first statement."""
+        raise NotImplementedError
+
     def pin(self) -> TenantryError | None:
         """A client is about to keep a server beyond its transaction."""
         raise NotImplementedError

@@ -36,5 +36,13 @@ def test_a_rate_below_one_still_lets_one_through() -> None:
     assert not bucket.take()
 
 
+def test_a_text_of_many_statements_is_paid_back_before_the_next() -> None:
+    bucket = TokenBucket(5.0, 2.0)
+    assert bucket.take()
+    bucket.owe(99.0)
+    assert not bucket.take()
+    assert bucket.wait() > 15.0
+
+
 def test_workers_share_a_count_but_each_has_one() -> None:
     assert [share(10, 3), share(2, 4), share(None, 4)] == [3, 1, 0]

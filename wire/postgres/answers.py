@@ -76,6 +76,8 @@ class Answers(Ledger):
         self.result_bytes: i64 = 0
         # Statements completed, and how many when the pool looked last.
         self.progress: i64 = 0
+        # Its transaction, still open, has changed what statements give.
+        self.types_changed = False
         self.progress_seen: i64 = 0
 
     # --- what server.py does for this half --------------------------------------------------------
@@ -180,6 +182,10 @@ class Answers(Ledger):
         self.progress += 1
         if entry.verdict is not None and kind == p.COMMAND_COMPLETE and not self.muted:
             self.effect(entry, data[pos + 5 : end - 1])
+        if kind == p.COMMAND_COMPLETE and changes_types(data, pos + p.HEADER, end):
+            self.types_changed = True
+            if self.lease is not None:
+                self.lease.statements.outdate()
         self.rows_done()
         self.copying = False
         self.early_syncs = 0
@@ -218,6 +224,10 @@ class Answers(Ledger):
         self.status = status
         if status == p.IDLE and self.head + 1 < len(self.owed):
             self.transaction_since = monotonic()
+        if self.types_changed and status == p.IDLE:
+            self.types_changed = False
+            if self.lease is not None:
+                self.lease.statements.outdate()
         if muted and status == p.IN_TRANSACTION:
             # The statement had ended before our cancel came, yet its client was told that it
             # failed: fail the block too, and let that answer's ReadyForQuery be the client's.
@@ -405,9 +415,26 @@ class Answers(Ledger):
                 client.forget_statement(entry.name)
             else:
                 self.unnamed = None
+                if client is not None and client.extended is not None and not entry.hidden:
+                    client.extended.unnamed = None
 
     def client_statements_stale(self) -> None:
         """DDL changed a result type: new names make servers parse the statements anew."""
         if self.client is not None and self.client.extended is not None and self.lease is not None:
             for prepared in self.client.extended.statements.values():
                 self.lease.statements.renew(prepared)
+
+
+def changes_types(data: bytes, tag: i64, end: i64) -> bool:
+    """Whether a command tag is of DDL that may change what a prepared statement gives.
+
+    ALTER, DROP and CREATE VIEW are; other CREATEs are not, and temporary tables come often.
+    """
+    if end - tag < 6:
+        return False
+    first = data[tag]
+    if first == 65:  # A
+        return data[tag + 1] == 76
+    if first == 68:  # D
+        return data[tag + 1] == 82
+    return first == 67 and data[tag + 1] == 82 and data[tag : tag + 11] == b"CREATE VIEW"

@@ -163,6 +163,9 @@ class ClientConnection(Borrower):
                 return self.refuse(refusal, o.QUERY)
         self.paid = False
         self.meter.queries += 1
+        if verdict.statements > 1:
+            self.meter.queries += verdict.statements - 1
+            self.lease.also(verdict.statements - 1)
         if verdict.plain:
             server.push(o.OWED_QUERY)
             return FORWARD

@@ -93,7 +93,9 @@ class Extended:
                 return client.refuse(refusal, o.PARSE)
         tail = data[name_end + 1 : end]
         if name_end == pos + HEADER:
-            self.unnamed = Prepared(sql, tail, verdict, guard)
+            known = self.unnamed
+            if known is None or known.tail != tail or known.judge is not guard:
+                self.unnamed = Prepared(sql, tail, verdict, guard)
             server.unnamed = self.unnamed
             server.push(o.OWED_PARSE)
             return FORWARD

@@ -76,6 +76,15 @@ class Statements:
         self._interned[key] = made
         return made
 
+    def outdate(self) -> None:
+        """DDL has run: who prepares a statement from now on gets a new one on every server.
+
+        Servers keep the plans of before, and would answer "cached plan must not change result
+        type" to a client that has only just prepared its statement.
+        """
+        self._interned.clear()
+        self._bytes = 0
+
     def renew(self, prepared: Prepared) -> None:
         """Give the statement a new server-side name, so that every server prepares it again.
 
