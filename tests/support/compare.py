@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from psycopg import pq
+import psycopg
+from psycopg import generators, pq
 
 ERROR_FIELDS = (
     pq.DiagnosticField.SEVERITY,
@@ -45,63 +46,68 @@ def seen(result: pq.PGresult) -> tuple[Any, ...]:
     return (status, result.command_status, columns, rows)
 
 
+Connection = psycopg.Connection[Any]
+
+
 def transcript(
-    dsn: str, script: Sequence[str], how: Callable[[pq.PGconn, bytes], Any] | None = None
+    dsn: str, script: Sequence[str], how: Callable[[Connection, bytes], Any] | None = None
 ) -> list[Any]:
-    """Run the script on a connection of its own; `how` sends one statement (default: simple)."""
-    connection = pq.PGconn.connect(dsn.encode())
-    assert connection.status == pq.ConnStatus.OK, connection.get_error_message()
+    """Run the script on a connection of its own; `how` sends one statement (default: simple).
+
+    Nothing here blocks inside libpq: the proxy may run in a thread of the same interpreter.
+    """
+    connection = psycopg.connect(dsn, autocommit=True)
     notices: list[Any] = []
-    connection.notice_handler = lambda result: notices.append(
+    connection.pgconn.notice_handler = lambda result: notices.append(
         [result.error_field(field) for field in ERROR_FIELDS]
     )
     lines: list[Any] = []
-    try:
+    with connection:
         for statement in script:
             answer = (how or simple)(connection, statement.encode())
-            state = pq.TransactionStatus(connection.transaction_status).name
+            state = connection.info.transaction_status.name
             lines.append((statement, answer, state, notices[:]))
             notices.clear()
-        lines.append({name: connection.parameter_status(name) for name in SETTINGS})
-    finally:
-        connection.finish()
+        lines.append({name: connection.pgconn.parameter_status(name) for name in SETTINGS})
     return lines
 
 
-def simple(connection: pq.PGconn, statement: bytes) -> list[Any]:
+def simple(connection: Connection, statement: bytes) -> list[Any]:
     """The simple protocol: all results of the text."""
-    connection.send_query(statement)
+    connection.pgconn.send_query(statement)
     return results(connection)
 
 
-def extended(connection: pq.PGconn, statement: bytes) -> list[Any]:
+def extended(connection: Connection, statement: bytes) -> list[Any]:
     """Unnamed Parse, Bind, Describe, Execute, Sync, with binary results."""
-    connection.send_query_params(statement, None, result_format=pq.Format.BINARY)
+    connection.pgconn.send_query_params(statement, None, result_format=pq.Format.BINARY)
     return results(connection)
 
 
-def named(connection: pq.PGconn, statement: bytes) -> list[Any]:
+def named(connection: Connection, statement: bytes) -> list[Any]:
     """A named prepared statement, described, run twice and closed in SQL."""
-    lines = [seen(connection.prepare(b"same name", statement))]
+    connection.pgconn.send_prepare(b"same name", statement)
+    lines = results(connection)
     if lines[0][0] == "COMMAND_OK":
-        described = connection.describe_prepared(b"same name")
-        lines.append(([described.ftype(i) for i in range(described.nfields)], described.nparams))
-        lines += [seen(connection.exec_prepared(b"same name", None)) for _ in range(2)]
+        connection.pgconn.send_describe_prepared(b"same name")
+        lines += results(connection)
+        for _ in range(2):
+            connection.pgconn.send_query_prepared(b"same name", None)
+            lines += results(connection)
     return [*lines, *simple(connection, b'DEALLOCATE "same name"')]
 
 
-def results(connection: pq.PGconn) -> list[Any]:
-    """What libpq has got of one query, COPY OUT data included; COPY IN gets two lines."""
+def results(connection: Connection) -> list[Any]:
+    """What has come of one query, COPY OUT data included; COPY IN gets two lines."""
+    pgconn = connection.pgconn
     lines: list[Any] = []
-    while (result := connection.get_result()) is not None:
+    for result in connection.wait(generators.execute(pgconn)):
         lines.append(seen(result))
         if result.status == pq.ExecStatus.COPY_OUT:
-            data = []
-            while (got := connection.get_copy_data(0))[0] > 0:
-                data.append(bytes(got[1]))
-            lines.append(data)
+            while not isinstance(got := connection.wait(generators.copy_from(pgconn)), pq.PGresult):
+                lines.append(bytes(got))
+            lines.append(seen(got))
         elif result.status == pq.ExecStatus.COPY_IN:
-            connection.put_copy_data(b"101\tone\n")
-            connection.put_copy_data(b"102\ttwo\n")
-            connection.put_copy_end()
+            connection.wait(generators.copy_to(pgconn, b"101\tone\n102\ttwo\n"))
+            lines.append(seen(connection.wait(generators.copy_end(pgconn, None))))
     return lines

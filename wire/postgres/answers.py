@@ -389,14 +389,14 @@ class Answers(Ledger):
             if entry.what >= o.LOCAL:
                 self.locals -= 1
             if entry.what == o.PARSE or entry.what == o.CLOSE or entry.what == o.LOCAL:
-                self.undo(entry)
+                self.undo(entry, at == self.head)
         self.head = stop
         self.hiding = self.muted
         if stop == len(self.owed):
             self.skipping = True
             self.synced = False
 
-    def undo(self, entry: Owed) -> None:
+    def undo(self, entry: Owed, failed: bool) -> None:
         """A Parse or Close failed or was skipped: both sides have what they had before it."""
         client = self.client
         if entry.what == o.CLOSE:
@@ -416,7 +416,8 @@ class Answers(Ledger):
             else:
                 self.unnamed = None
                 if client is not None and client.extended is not None and not entry.hidden:
-                    client.extended.unnamed = None
+                    # A Parse that fails drops it, one that is skipped does not.
+                    client.extended.unnamed = None if failed else entry.before
 
     def client_statements_stale(self) -> None:
         """DDL changed a result type: new names make servers parse the statements anew."""

@@ -49,6 +49,8 @@ class Borrower(ClientStream):
         # Its server is being brought to its session state; nothing of its own is sent yet.
         self.handing_over = False
         self.pinned = False
+        # It has let go of a server on which more may be left than we know.
+        self.was_unsure = False
 
     # --- borrowing --------------------------------------------------------------------------------
 
@@ -254,6 +256,8 @@ class Borrower(ClientStream):
         self.server = None
         server.client = None
         server.lease = None
+        if server.unsure:
+            self.was_unsure = True
         # All that it said is in our buffer already; the next client must not wait for this one.
         server.pause(False)
         if self.held:
@@ -274,13 +278,17 @@ class Borrower(ClientStream):
             self.pinned = False
             self.lease.unpin()
         server = self.server
+        if self.was_unsure:
+            self.was_unsure = False
+            self.lease.pool.departed(self.serial)
         if server is None:
             return
         busy = server.outstanding() > 0
         server.end_work()
         self.detach(server)
         clean = server.at_rest() and not self.session.pins and not server.early_syncs
-        if self.session_mode and server.unsure:
+        if server.unsure:
+            # An advisory lock taken inside a function, say: it would outlive its client.
             clean = False
         if self.body > 0 and not self.body_dropped:
             clean = False

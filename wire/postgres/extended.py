@@ -95,9 +95,12 @@ class Extended:
         if name_end == pos + HEADER:
             known = self.unnamed
             if known is None or known.tail != tail or known.judge is not guard:
-                self.unnamed = Prepared(sql, tail, verdict, guard)
+                before = self.unnamed
+            self.unnamed = Prepared(sql, tail, verdict, guard)
             server.unnamed = self.unnamed
-            server.push(o.OWED_PARSE)
+            # Behind other requests it may be skipped, and then the one of before is still there.
+            alone = before is None or server.outstanding() == 0
+            server.push(o.OWED_PARSE if alone else Owed(o.PARSE, before=before))
             return FORWARD
         return self.parse_named(server, data[pos + HEADER : name_end], sql, tail, verdict)
 

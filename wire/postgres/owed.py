@@ -46,6 +46,7 @@ class Owed:
         name: bytes = b"",
         setup: int = 0,
         number: int = 0,
+        before: Prepared | None = None,
     ) -> None:
         self.what = what
         # The answer is ours, not the client's.
@@ -64,6 +65,8 @@ class Owed:
         self.setup = setup
         # Close: the interned statement that the server loses.
         self.number = number
+        # Parse of the unnamed statement: the client's one of before.
+        self.before = before
 
 
 # Requests of the proxy's own.
