@@ -61,7 +61,8 @@ SCRIPTS = {
         "end",
     ],
     "notices": [
-        "do $$ begin raise notice 'n'; raise warning 'w' using hint = 'h', errcode = '01X01'; end $$",
+        "do $$ begin raise notice 'n';"
+        " raise warning 'w' using hint = 'h', errcode = '01X01'; end $$",
         "set client_min_messages = error",
         "drop table if exists nowhere",
         "reset client_min_messages",

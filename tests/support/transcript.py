@@ -47,7 +47,7 @@ def zeroed(*parts: str | bytes) -> bytes:
 # --- what clients say -----------------------------------------------------------------------------
 
 
-def Query(sql: str) -> bytes:  # noqa: N802: messages are named as in the protocol's manual
+def Query(sql: str) -> bytes:
     return packet("Q", zeroed(sql))
 
 
