@@ -152,6 +152,8 @@ SEVERAL = [
 def test_the_same_as_direct(proxy: WireProxy, name: str, how: Any) -> None:
     if how is not simple and name == "copy":
         pytest.skip("a result in binary is no text to put in")
+    if how is named and name == "prepared in SQL" and proxy.mode == "transaction":
+        pytest.skip("EXECUTE of what is gone is parsed on no server again, so Describe tells it")
     script = SCRIPTS[name]
     assert transcript(proxy.dsn(), script, how) == transcript(proxy.direct_dsn(), script, how)
 
@@ -171,16 +173,16 @@ def test_prepared_by_itself_after_some_runs(proxy: WireProxy) -> None:
         assert client.execute("select count(*) from pg_prepared_statements").fetchone() is not None
 
 
-def test_a_prepared_statement_outlives_a_change_of_its_table(proxy: WireProxy, unique: str) -> None:
+def test_a_new_statement_after_a_change_of_its_table(proxy: WireProxy, unique: str) -> None:
     table = sql.Identifier(unique)
-    with proxy.connect() as client:
-        client.prepare_threshold = 0
+    query = sql.SQL("select * from {}").format(table)
+    with proxy.connect() as client, proxy.connect() as other:
+        client.prepare_threshold = other.prepare_threshold = 0
         client.execute(sql.SQL("create table {} as select 1 as a").format(table))
-        query = sql.SQL("select * from {}").format(table)
         assert client.execute(query).fetchall() == [(1,)]
         client.execute(sql.SQL("alter table {} add b int").format(table))
-        with pytest.raises(psycopg.errors.FeatureNotSupported, match="cached plan"):
-            client.execute(query)
+        # The same text, which some server may know from before.
+        assert other.execute(query).fetchall() == [(1, None)]
         client.execute(sql.SQL("drop table {}").format(table))
 
 

@@ -7,6 +7,7 @@ must see what it would see on a connection of its own.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import monotonic, sleep
@@ -18,6 +19,8 @@ from support.raw import Raw, raw
 from support.transcript import CopyData, CopyFail, Query, Sync, one
 
 PATIENCE_SECONDS = 15.0
+# Roles belong to the whole cluster, which the processes of a test run share.
+OTHER_ROLE = f"leak_other_{os.getpid()}"
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ KINDS = {
         "show default_transaction_isolation",
     ),
     "made-up setting": Kind("set leak.who = 'me'", "select current_setting('leak.who', true)"),
-    "role": Kind("set role leak_other", "select current_user"),
+    "role": Kind(f"set role {OTHER_ROLE}", "select current_user"),
     "set_config": Kind("select set_config('work_mem', '1236kB', false)", "show work_mem"),
     "set_config unseen": Kind(
         "do $$ begin perform set_config('work_mem', '1237kB', false); end $$",
@@ -267,19 +270,19 @@ class House:
 @pytest.fixture(scope="module")
 def house(postgres: Postgres) -> Iterator[House]:
     with own_database(postgres) as (server, database):
-        postgres.execute("drop role if exists leak_other")
-        postgres.execute("create role leak_other")
-        postgres.execute(f"grant leak_other to {server.user}")
+        postgres.execute(f"drop role if exists {OTHER_ROLE}")
+        postgres.execute(f"create role {OTHER_ROLE}")
+        postgres.execute(f"grant {OTHER_ROLE} to {server.user}")
         server.execute("create sequence leak_s", database)
         server.execute("create table leak_r (x int)", database)
-        server.execute("grant all on leak_r to leak_other", database)
+        server.execute(f"grant all on leak_r to {OTHER_ROLE}", database)
         clean = {}
         for name, kind in KINDS.items():
             with raw(server, database) as new:
                 clean[name] = new.ask(kind.show)
         with wire_proxy(server, database=database, servers=2) as proxy:
             yield House(proxy, server, database, clean)
-    postgres.execute("drop role leak_other")
+    postgres.execute(f"drop role {OTHER_ROLE}")
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -243,7 +243,8 @@ class Answers(Ledger):
         client = self.client
         if entry.setup:
             self.setup_step(entry)
-            return DROP
+            # The client may have sent something meanwhile that we answer ourselves.
+            return DROP | self.speak() if self.locals else DROP
         if client is not None:
             session = client.session
             session.settle(status == p.IDLE)
@@ -260,7 +261,12 @@ class Answers(Ledger):
             raise ProtocolViolation("invalid ParameterStatus from server")
         name = parts[0].decode("utf-8", "replace")
         value = parts[1].decode("utf-8", "replace")
-        self.parameters = parameters = accept(self.parameters, name, value)
+        self.parameters = parameters = accept(
+            self.parameters,
+            name,
+            value,
+            escapes=self.client is not None and self.client.escapes,
+        )
         if self.hiding or self.client is None:
             return DROP
         self.client.parameters = parameters

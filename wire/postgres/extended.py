@@ -19,7 +19,7 @@ from wire.postgres.prepared import MAX_CLIENT_BYTES, MAX_PER_CLIENT, Prepared
 from wire.postgres.protocol import HEADER
 from wire.postgres.server import ServerConnection
 from wire.postgres.session import PREPARE_PREFIX
-from wire.sql.verdict import DEALLOCATE, Verdict
+from wire.sql.verdict import COMMIT, DEALLOCATE, ROLLBACK, ROLLBACK_TO, Verdict
 
 if TYPE_CHECKING:
     from wire.postgres.client import ClientConnection
@@ -109,7 +109,7 @@ class Extended:
         client = self.client
         if name in self.statements:
             aborted = server.status == p.FAILED and server.outstanding() == 0
-            if aborted and verdict.statements and not verdict.block:
+            if aborted and verdict.statements and not leaves_block(verdict):
                 # It fails for another reason first, which the server tells.
                 server.push(o.OWED_PARSE)
                 client.send(p.message(p.PARSE, b"tenantry_refused\0" + tail))
@@ -146,7 +146,7 @@ class Extended:
         )
         self.statements[name] = prepared
         if prepared.number in server.prepared:
-            if server.status == p.FAILED and verdict.statements and not verdict.block:
+            if server.status == p.FAILED and verdict.statements and not leaves_block(verdict):
                 # Bound to fail, and must not be taken for unknown after that: under another name.
                 server.push(Owed(o.PARSE, name=name))
                 self.client.send(p.message(p.PARSE, b"tenantry_refused\0" + prepared.tail))
@@ -405,6 +405,12 @@ def target(data: bytes, pos: i64, end: i64) -> tuple[bytes, bytes]:
     if (what != b"S" and what != b"P") or p.cstring_end(data, pos + HEADER + 1, end) != end - 1:
         raise e.ProtocolViolation("invalid message format")
     return what, data[pos + HEADER + 1 : end - 1]
+
+
+def leaves_block(verdict: Verdict) -> bool:
+    """Whether PostgreSQL lets the statement through in a block that has failed."""
+    effects = verdict.effects
+    return bool(effects) and effects[0].kind in (COMMIT, ROLLBACK, ROLLBACK_TO)
 
 
 def ambiguous(server: ServerConnection, sql: bytes) -> e.TenantryError | None:

@@ -33,13 +33,17 @@ def share(parameters: dict[str, str]) -> dict[str, str]:
     return _shared_parameters.setdefault(key, parameters)
 
 
-def accept(known: dict[str, str], name: str, value: str) -> dict[str, str]:
-    """What is known with one more report. Raises what ends the connection."""
+def accept(known: dict[str, str], name: str, value: str, *, escapes: bool) -> dict[str, str]:
+    """What is known with one more report. Raises what ends the connection.
+
+    escapes: a client has turned standard_conforming_strings off in sight of the guard, which
+    looks at its literals since then; when a function did it, nobody does.
+    """
     parameters = dict(known)
     parameters[name] = value
     if len(parameters) > MAX_PARAMETERS:
         raise ProtocolViolation("server reports too many settings")
-    if name == "standard_conforming_strings" and value != "on":
+    if name == "standard_conforming_strings" and value != "on" and not escapes:
         raise NotSupported("standard_conforming_strings must stay on", hint="Use E'' strings.")
     if name == "client_encoding" and value in UNSAFE_ENCODINGS:
         raise NotSupported(
