@@ -6,7 +6,6 @@ default of two minutes loses acknowledged writes when the power fails.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from typing import Final
 
 from admin.engine_process import (
     LOOPBACK,
+    Engine,
     EngineError,
     EngineStatus,
     Say,
@@ -30,7 +30,6 @@ from admin.engine_process import (
     remembered_secret,
     signal_process,
     silent,
-    until_gone,
     wait_until,
     write_private,
 )
@@ -47,7 +46,7 @@ LOG_FILES: Final = 3
 USER: Final = "tenantry"
 
 
-class EmbeddedNats:
+class EmbeddedNats(Engine):
     """A NATS server of our own, beneath `data_dir/nats`.
 
     `up` and `down` block; `start` and `stop` are the same for the event loop. `fast` gives up
@@ -72,18 +71,6 @@ class EmbeddedNats:
         self._pid_file = self.folder / "nats.pid"
         self._port_file = self.folder / "port"
         self._lock = threading.Lock()  # a stop waits for the start that it interrupts
-
-    async def start(self, say: Say = silent) -> None:
-        """As `up`, without blocking the event loop; `say` is called from a helper thread."""
-        await asyncio.to_thread(self.up, say)
-
-    async def stop(self, say: Say = silent) -> None:
-        """As `down`, without blocking the event loop."""
-        await asyncio.to_thread(self.down, say)
-
-    async def wait_gone(self) -> None:
-        """Return once the server no longer runs, for a supervisor that restarts it."""
-        await until_gone(self.pid)
 
     def up(self, say: Say = silent) -> None:
         """Start the server, or find it running; return when JetStream answers."""

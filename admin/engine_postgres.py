@@ -11,7 +11,6 @@ directory (beneath /root, say), the cluster moves beneath `FALLBACK`; `location`
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 import shutil
@@ -24,6 +23,7 @@ from typing import Final
 from admin.engine_process import (
     LOOPBACK,
     Account,
+    Engine,
     EngineError,
     EngineStatus,
     Say,
@@ -39,7 +39,6 @@ from admin.engine_process import (
     signal_process,
     silent,
     unprivileged_account,
-    until_gone,
     wait_until,
     write_private,
 )
@@ -73,7 +72,7 @@ FAST: Final[Mapping[str, str]] = {
 }
 
 
-class EmbeddedPostgres:
+class EmbeddedPostgres(Engine):
     """A PostgreSQL cluster of our own.
 
     `up` and `down` block; `start` and `stop` are the same for the event loop. `fast` gives up
@@ -98,18 +97,6 @@ class EmbeddedPostgres:
         self.max_connections = max_connections
         self.settings = dict(settings or {})
         self._lock = threading.Lock()  # a stop waits for the start that it interrupts
-
-    async def start(self, say: Say = silent) -> None:
-        """As `up`, without blocking the event loop; `say` is called from a helper thread."""
-        await asyncio.to_thread(self.up, say)
-
-    async def stop(self, say: Say = silent) -> None:
-        """As `down`, without blocking the event loop."""
-        await asyncio.to_thread(self.down, say)
-
-    async def wait_gone(self) -> None:
-        """Return once the server no longer runs, for a supervisor that restarts it."""
-        await until_gone(self.pid)
 
     def up(self, say: Say = silent) -> None:
         """Start the server, creating the cluster on first use, or find it running."""

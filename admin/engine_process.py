@@ -247,6 +247,34 @@ async def until_gone(pid_of: Callable[[], int | None]) -> None:
         await asyncio.sleep(GONE_SECONDS)
 
 
+class Engine:
+    """One embedded server. `up` and `down` block; `start` and `stop` are for the event loop."""
+
+    def up(self, say: Say) -> None:
+        """Start it, or find it running; return when it answers. Raises EngineError."""
+        raise NotImplementedError
+
+    def down(self, say: Say) -> None:
+        """Stop it, by force if need be. Raises EngineError."""
+        raise NotImplementedError
+
+    def pid(self) -> int | None:
+        """The process id of our running server, None when it does not run."""
+        raise NotImplementedError
+
+    async def start(self, say: Say = silent) -> None:
+        """As `up`, without blocking the event loop; `say` is called from a helper thread."""
+        await asyncio.to_thread(self.up, say)
+
+    async def stop(self, say: Say = silent) -> None:
+        """As `down`, without blocking the event loop."""
+        await asyncio.to_thread(self.down, say)
+
+    async def wait_gone(self) -> None:
+        """Return once the server no longer runs, for a supervisor that restarts it."""
+        await until_gone(self.pid)
+
+
 def signal_process(pid: int, number: signal.Signals) -> None:
     """Send a signal; a process that is already gone is as good as stopped."""
     try:

@@ -274,17 +274,12 @@ class Extended:
         portal_end = p.cstring_end(data, pos + HEADER, end)
         if portal_end < 0:
             raise e.ProtocolViolation("invalid message format")
-        server = client.server
+        server = self.server()
         if server is None:
-            server = client.attach()
-            if server is None:
-                return self.no_server()
-        if client.paid:
-            client.paid = False
-        else:
-            refusal = client.lease.admit(server.working)
-            if refusal is not None:
-                return client.refuse(refusal, o.EXECUTE)
+            return self.no_server()
+        refusal = client.charge()
+        if refusal is not None:
+            return client.refuse(refusal, o.EXECUTE)
         if portal_end == pos + HEADER:
             prepared = self.portal
             self.portal_ran = True
