@@ -131,6 +131,7 @@ Rate = Annotated[Annotated[float, Field(ge=0)] | None, BeforeValidator(parse_unl
 TenantId = Annotated[str, AfterValidator(check_tenant_id)]
 Operation = Annotated[str, AfterValidator(check_operation)]
 TableName = Annotated[str, AfterValidator(check_table)]
+SettingName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*$", max_length=63)]
 Network = Annotated[str, AfterValidator(check_network)]
 Mode = Literal["transaction", "session"]
 
@@ -145,15 +146,32 @@ class Isolation(Model):
     """Where the tenant's data lives. Names left out are derived from the id."""
 
     strategy: Literal["database", "schema", "row", "branch"] = "schema"
-    """`database`: its own database. `schema`: its own schema in a shared one. More come later."""
+    """`database`: its own database. `schema`: its own schema in a shared one. `row`: its own rows
+    in shared tables. `branch`: a clone of a database."""
     database_name: str | None = None
-    """Database of the tenant. Left out: `<id>_db` for `database`, `shared_db` for `schema`."""
+    """Database of the tenant. Left out: `<id>_db` for `database`, else `shared_db`."""
     schema_name: str | None = None
-    """Schema of the tenant (strategy `schema`). Left out: the id."""
+    """Schema of the tenant (`schema`; left out: the id), or of the shared tables (`row`; left out:
+    `public`)."""
     tenant_column: str = "tenant_id"
-    """Column that names the tenant (strategy `row`)."""
+    """Column of the shared tables that names the tenant (strategy `row`)."""
+    tenant_value: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+    """What the tenant column holds for this tenant, as text (strategy `row`). Left out: the id.
+    No two tenants of a database may have the same."""
+    enforcement: Literal["both", "rewrite", "seal"] = "both"
+    """Who keeps a `row` tenant to its rows: `seal` PostgreSQL (forced row-level security),
+    `rewrite` the proxy (for servers that may not be altered), `both`."""
+    shared_tables: tuple[TableName, ...] = ()
+    """Tables without the tenant column that every `row` tenant of the database may read."""
+    allowed_functions: tuple[TableName, ...] = ()
+    """Functions of the operator's that `row` tenants may call besides PostgreSQL's own."""
+    setting_names: tuple[SettingName, ...] = ()
+    """Settings (`app.tenant_id` …) that existing policies read: they always hold the tenant's
+    value, and clients may not change them (strategy `row`)."""
     branch_name: str | None = None
-    """Database cloned for the tenant (strategy `branch`)."""
+    """Database cloned for the tenant (strategy `branch`). Left out: `tenant_<id>`."""
+    branch_base: str | None = None
+    """Database that a branch is cloned from (strategy `branch`)."""
 
 
 class PoolSettings(Model):
@@ -283,6 +301,16 @@ class Tenant(Model):
     def schema_name(self) -> str:
         """The tenant's schema (strategy `schema` only)."""
         return self.isolation.schema_name or self.id
+
+    @property
+    def row_value(self) -> str:
+        """What the tenant column holds for this tenant, as text (strategy `row` only)."""
+        return self.isolation.tenant_value or self.id
+
+    @property
+    def row_schema(self) -> str:
+        """The schema of the shared tables (strategy `row` only)."""
+        return self.isolation.schema_name or "public"
 
     @property
     def client_limit(self) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from wire.errors import TenantryError
+from wire.sql.edits import Edit
 from wire.sql.verdict import NONE
 
 
@@ -22,6 +23,7 @@ class Statement:
     forbidden   why nobody may run it, or ""
     escapes     turns standard_conforming_strings off for the session
     literal     the facts depend on the value of a literal
+    edits       changes to the text before it is forwarded, in order (see edits.py)
     effect, key, start, end   as in verdict.Effect; the text is sql[start:end]
     """
 
@@ -41,6 +43,7 @@ class Statement:
         self.unsure = False
         self.unpin = False
         self.block = False
+        self.edits: list[Edit] = []
         self.effect = NONE
         self.key = ""
         self.start = 0
