@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from actors.dispatcher import Dispatcher
@@ -29,11 +29,14 @@ class Directory(Tenants):
         dispatcher: Dispatcher,
         *,
         database_suffix: str,
+        prepare: Callable[[Tenant], Awaitable[None]],
         fresh: Callable[[], bool] = lambda: True,
     ) -> None:
         self._tenant = tenant
         self._dispatcher = dispatcher
         self._suffix = database_suffix
+        # What must be known before the tenant's actor can work (actors/commons.py).
+        self._prepare = prepare
         # False when the configuration is older than the operator accepts: nobody logs in.
         self._fresh = fresh
 
@@ -54,6 +57,7 @@ class Directory(Tenants):
             raise e.ShuttingDown("the tenant is not available")
         if database and database not in (found.database, found.id, found.id + self._suffix):
             raise e.UnknownDatabase(database)
+        await self._prepare(found)
         lease = await self._dispatcher.open_lease(tenant, client)
         assert isinstance(lease, Lease)
         return lease

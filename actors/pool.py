@@ -1,9 +1,10 @@
 """The server connections of one tenant, and the budget that tenants share.
 
 A server logs in as its tenant, so it never passes to another one; what is shared is the number of
-them. When the budget is used up, the tenant that has used its idle server least recently loses it;
-when nobody has an idle one, tenants that wait take turns, and one that has more than another
-gives way.
+them. (The one exception: tenants of shared tables may have a Shelf of idle servers in common, each
+sealed anew when it changes hands.) When the budget is used up, the tenant that has used its idle
+server least recently loses it; when nobody has an idle one, tenants that wait take turns, and one
+that has more than another gives way.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ log = logging.getLogger("tenantry.pool")
 MAX_WAITING: Final = 10_000
 # Idle servers looked at for one that has this client's session state already.
 MAX_AFFINITY_SCAN: Final = 8
+# The same on a shelf, where another tenant's server costs a hand-over (some 80 us).
+MAX_SHELF_SCAN: Final = 64
 # A query that does not end this long after it was cancelled loses its connection.
 CANCEL_GRACE_SECONDS: Final = 5.0
 # Connections opened at a time, per tenant: PostgreSQL forks for each.
@@ -77,19 +80,32 @@ class Budget:
         return first is not pool and (not pool.waiters or pool.size() > first.size() + 1)
 
 
+class Shelf:
+    """Idle servers that the tenants of one database with shared tables have in common."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.idle: list[ServerConnection] = []
+        # Who uses it: with the last one the servers go.
+        self.pools: set[TenantPool] = set()
+
+
 class TenantPool(Pool):
     """Servers of one tenant on one node."""
 
-    def __init__(self, target: Target, budget: Budget) -> None:
+    def __init__(self, target: Target, budget: Budget, shelf: Shelf | None = None) -> None:
         self.target = target
         self.budget = budget
+        self.shelf = shelf
+        if shelf is not None:
+            shelf.pools.add(self)
         budget.pools.add(self)
         self.limit = 1
         self.min_idle = 0
         self.idle_seconds = 0.0
         self.lifetime_seconds = 0.0
         self.acquire_seconds = 0.0
-        self.idle: list[ServerConnection] = []
+        self.idle: list[ServerConnection] = [] if shelf is None else shelf.idle
         self.lent: set[ServerConnection] = set()
         self.opening = 0
         # Who waits for a server, and since when.
@@ -100,7 +116,8 @@ class TenantPool(Pool):
         self.valid_since = 0.0
 
     def size(self) -> int:
-        return len(self.idle) + len(self.lent) + self.opening
+        own_idle = len(self.idle) if self.shelf is None else 0
+        return own_idle + len(self.lent) + self.opening
 
     # --- lending --------------------------------------------------------------------------------
 
@@ -113,7 +130,13 @@ class TenantPool(Pool):
         return len(self.waiters)
 
     def acquire(self, client: Borrower) -> ServerConnection | None:
-        if self.idle and not client.session_mode:
+        if self.shelf is not None:
+            if self.idle and len(self.lent) + self.opening < self.limit and not self.closed:
+                server = self.pick_sealed(client)
+                server.pool = self
+                self.lent.add(server)
+                return server
+        elif self.idle and not client.session_mode:
             server = self.pick(client)
             self.lent.add(server)
             return server
@@ -151,6 +174,29 @@ class TenantPool(Pool):
             at -= 1
         return idle.pop()
 
+    def pick_sealed(self, client: Borrower) -> ServerConnection:
+        """From the shelf: one that is this tenant's already, else the one longest unused."""
+        idle = self.idle
+        seal = client.lease.seal
+        state = client.session.state
+        found = -1
+        at = len(idle) - 1
+        stop = at - MAX_SHELF_SCAN
+        while at >= 0 and at > stop:
+            server = idle[at]
+            if server.seal is seal:
+                if server.owner == client.serial or (server.state is state and not server.unsure):
+                    del idle[at]
+                    return server
+                if found < 0:
+                    found = at
+            at -= 1
+        if found < 0:
+            found = 0
+        server = idle[found]
+        del idle[found]
+        return server
+
     def pick_like(self, client: Borrower) -> ServerConnection | None:
         """Session pooling: an idle server that was opened with the same startup settings."""
         for at in range(len(self.idle) - 1, -1, -1):
@@ -172,13 +218,36 @@ class TenantPool(Pool):
                     del self.waiters[client]
                     client.acquired(server)
                     return
-            self.discard(server)
+            self.lent.discard(server)
+            if self.spent(server):
+                self.drop(server)
+            else:
+                self.give_way(server)
             return
         self.lent.discard(server)
-        if self.spent(server) or self.budget.wants(self):
+        if self.spent(server):
             self.drop(server)
+        elif self.budget.wants(self):
+            self.give_way(server)
         else:
             self.idle.append(server)
+
+    def give_way(self, server: ServerConnection) -> None:
+        """Somebody with fewer servers waits for room: the server itself will do if they share."""
+        shelf = self.shelf
+        other = next(iter(self.budget.waiting), None)
+        if shelf is None or other is None or other.shelf is not shelf or not other.waiters:
+            self.drop(server)
+            return
+        del self.budget.waiting[other]
+        client = next(iter(other.waiters))
+        del other.waiters[client]
+        server.pool = other
+        other.lent.add(server)
+        other.last_used = server.idle_since
+        client.acquired(server)
+        if other.waiters:
+            other.grow()
 
     def spent(self, server: ServerConnection) -> bool:
         """Whether the server must not be lent again."""
@@ -221,15 +290,26 @@ class TenantPool(Pool):
 
     def grow(self) -> None:
         """Open servers for those who wait, within the tenant's limit and the budget."""
+        if self.shelf is not None:
+            self.take_from_shelf()
         while self.opening < min(len(self.waiters), MAX_OPENING) and not self.closed:
             if self.size() >= self.limit:
-                if not self.idle:
+                if not self.idle or self.shelf is not None:
                     return
                 # Idle, yet somebody waits: opened with other startup settings than wanted.
                 self.evict()
             if not self.budget.take(self):
                 return
             self.open_one()
+
+    def take_from_shelf(self) -> None:
+        while self.waiters and self.idle and self.size() < self.limit and not self.closed:
+            client = next(iter(self.waiters))
+            del self.waiters[client]
+            server = self.pick_sealed(client)
+            server.pool = self
+            self.lent.add(server)
+            client.acquired(server)
 
     def open_one(self) -> None:
         self.opening += 1
@@ -307,7 +387,8 @@ class TenantPool(Pool):
     def keep_warm(self) -> None:
         """Open servers up to `min_idle`, if the budget has room without taking from others."""
         while (
-            self.size() < min(self.min_idle, self.limit)
+            self.shelf is None
+            and self.size() < min(self.min_idle, self.limit)
             and self.budget.used < self.budget.limit
             and self.opening < MAX_OPENING
         ):
@@ -327,10 +408,10 @@ class TenantPool(Pool):
         for client in list(self.waiters):
             client.acquire_failed(e.ServerUnavailable("the pool is being changed; try again"))
         self.waiters.clear()
-        while self.idle:
+        while self.idle and self.shelf is None:
             self.drop(self.idle.pop())
         if not self.lent:
-            self.budget.pools.discard(self)
+            self.leave()
 
     def close(self) -> None:
         """End everything; clients have been told already."""
@@ -339,9 +420,20 @@ class TenantPool(Pool):
         for client in list(self.waiters):
             client.acquire_failed(e.ShuttingDown("the tenant is not available"))
         self.waiters.clear()
-        for server in [*self.idle, *self.lent]:
+        own_idle = self.idle if self.shelf is None else []
+        for server in [*own_idle, *self.lent]:
             self.discard(server)
+        self.leave()
+
+    def leave(self) -> None:
+        """Nothing is lent: no part of the budget and of the shelf any more."""
         self.budget.pools.discard(self)
+        shelf = self.shelf
+        if shelf is None:
+            return
+        shelf.pools.discard(self)
+        while shelf.idle and not shelf.pools:
+            self.drop(shelf.idle.pop())
 
 
 def check_duration(server: ServerConnection, now: float) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
+from actors.commons import Commons, TokenSeal, quoted
 from actors.lease import TenantLease, share
 from actors.limits import TokenBucket
 from actors.messages import ConfigChanged, ConnectionClosed, ConnectionOpened, OpenLease, Tick
@@ -20,7 +21,9 @@ from wire.ports import Meter
 from wire.postgres.client import ClientConnection
 from wire.postgres.connect import Target
 from wire.postgres.prepared import Statements
-from wire.sql.guard import Guard
+from wire.postgres.session import GUC_PREFIX, SEARCH_PATH
+from wire.sql import edits
+from wire.sql.guard import Analyser, Guard
 
 log = logging.getLogger("tenantry.tenant")
 
@@ -39,7 +42,9 @@ class Surroundings:
         installation: Installation,
         workers: int,
         record: Callable[[str, Delta], None],
+        commons: Commons,
     ) -> None:
+        self.commons = commons
         self.tenant = tenant
         self.target = target
         self.budget = budget
@@ -63,6 +68,8 @@ class TenantActor(AsyncioActor):
         self.statements = Statements()
         self.bucket = TokenBucket(0.0, 1.0)
         self.tenant: Tenant | None = None
+        self.analyser: Analyser | None = None
+        self.seal: TokenSeal | None = None
         self.pool: TenantPool | None = None
         self.budget: Budget | None = None
         self.lease: TenantLease | None = None
@@ -133,15 +140,24 @@ class TenantActor(AsyncioActor):
         if tenant is None or not tenant.enabled or tenant.provisioned is None:
             self.dismiss()
             return
-        before = self.tenant
-        if before is not None and before == tenant:
+        analyser = self.around.commons.analyser(tenant)
+        if analyser is None:
+            self.dismiss()
             return
-        pool = self.arrange_pool(tenant)
+        before = self.tenant
+        if before is not None and before == tenant and analyser is self.analyser:
+            return
+        mode = tenant.pool.mode or self.around.installation.pool_mode.mode
+        sharing = shares_servers(tenant, mode)
+        pool = self.arrange_pool(tenant, sharing)
         limits = tenant.rate_limits
         workers = self.around.workers
         self.bucket.change((limits.qps_limit or 0.0) / workers, limits.burst_multiplier)
-        guard = Guard(tenant.permissions, limits)
-        mode = tenant.pool.mode or self.around.installation.pool_mode.mode
+        values = self.around.commons.values(tenant)
+        schemas = None
+        if tenant.isolation.strategy == "schema":
+            schemas = frozenset((tenant.schema_name, "public"))
+        guard = Guard(tenant.permissions, limits, analyser, values, schemas)
         lease = TenantLease(
             tenant,
             guard,
@@ -152,7 +168,10 @@ class TenantActor(AsyncioActor):
             session_mode=mode == "session",
             workers=workers,
         )
-        self.tenant, self.lease = tenant, lease
+        lease.channel_prefix = values[edits.CHANNEL]
+        if tenant.isolation.strategy == "row":
+            self.make_row_lease(tenant, lease, sharing)
+        self.tenant, self.lease, self.analyser = tenant, lease, analyser
         for client in self.clients:
             client.lease = lease
             if client.server is not None:
@@ -160,8 +179,24 @@ class TenantActor(AsyncioActor):
                 # are read there.
                 client.server.lease = lease
 
-    def arrange_pool(self, tenant: Tenant) -> TenantPool:
-        target = self.around.target(tenant)
+    def make_row_lease(self, tenant: Tenant, lease: TenantLease, sharing: bool) -> None:
+        """Rows among those of others: the servers' seal, and what the rewriting alone needs."""
+        lease.veiled = tenant.isolation.enforcement == "rewrite"
+        if not sharing:
+            # The tenant's own role is sealed from its login on.
+            self.seal = None
+            return
+        seal = self.around.commons.seal(tenant)
+        before = self.seal
+        if before is None or (before.value, before.enters) != (seal.value, seal.enters):
+            # Servers are known by the object.
+            self.seal = seal
+        lease.seal = self.seal
+        lease.settings = row_settings(tenant)
+
+    def arrange_pool(self, tenant: Tenant, sharing: bool) -> TenantPool:
+        shelf = self.around.commons.shelf(tenant) if sharing else None
+        target = self.around.target(tenant) if shelf is None else shelf.target
         settings = tenant.pool
         workers = self.around.workers
         limit = share(settings.max_connections, workers)
@@ -169,13 +204,16 @@ class TenantActor(AsyncioActor):
         if clients is not None:
             limit = min(limit, share(clients, workers))
         pool = self.pool
-        if pool is not None and (pool.budget is self.around.budget) == settings.dedicated_pool:
+        if pool is not None and (
+            (pool.budget is self.around.budget) == settings.dedicated_pool
+            or pool.shelf is not shelf
+        ):
             # From the shared budget to its own, or back: servers that are lent end as they return.
             pool.close_when_idle()
             pool = None
         if pool is None:
             own = settings.dedicated_pool
-            pool = TenantPool(target, Budget(limit) if own else self.around.budget)
+            pool = TenantPool(target, Budget(limit) if own else self.around.budget, shelf)
             self.pool = pool
         elif not pool.target.same(target):
             pool.retarget(target)
@@ -234,6 +272,28 @@ class TenantActor(AsyncioActor):
         )
         meter.reset()
         self.around.record(self.id, delta)
+
+
+def shares_servers(tenant: Tenant, mode: str) -> bool:
+    """Whether the tenant's servers also serve other tenants, each sealed at its hand-over."""
+    return (
+        tenant.isolation.strategy == "row"
+        and not tenant.pool.dedicated_pool
+        and mode == "transaction"
+    )
+
+
+def row_settings(tenant: Tenant) -> dict[str, bytes]:
+    """Session state of every client of a tenant that shares its servers."""
+    schema = tenant.row_schema.replace('"', '""').encode()
+    state = {SEARCH_PATH: b'SET search_path TO "' + schema + b'"'}
+    if tenant.permissions.read_only:
+        state[GUC_PREFIX + "default_transaction_read_only"] = (
+            b"SET default_transaction_read_only TO on"
+        )
+    for name in tenant.isolation.setting_names:
+        state[GUC_PREFIX + name] = b"SET " + name.encode() + b" TO " + quoted(tenant.row_value)
+    return state
 
 
 def shorter(tenant: float | None, shared: float | None) -> float:

@@ -8,19 +8,28 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from admin import cli_audit, cli_commands_args, cli_events_args, cli_protect
+from admin.cli_parts import (
+    DATA_DIR,
+    DATA_DIR_VARIABLE,
+    as_json,
+    command,
+    config_file,
+    data_dir,
+    group,
+    number,
+)
 from admin.failure import FAILED, Failure, WrongFile
 from admin.logs import masked, set_up
 
 if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+    from admin.cli_parts import Commands
 
-DATA_DIR: Final = ".tenantry"
-DATA_DIR_VARIABLE: Final = "TENANTRY_DATA_DIR"
 # A shell's code for a program that Ctrl-C ended: 128 + SIGINT.
 INTERRUPTED: Final = 130
 
@@ -39,6 +48,8 @@ While it runs:
   tenantry apply tenantry.toml --dry-run   what the changed file would change
   tenantry apply tenantry.toml             change it, for connected clients too
   tenantry tenants list                    who there is
+  tenantry tenants change acme rate_limits.qps_limit=200
+  tenantry events list                     what changed, when, and by whom
 
 Started again without a file, it serves what its data directory knows:
   tenantry serve
@@ -67,68 +78,17 @@ def parser() -> argparse.ArgumentParser:
     _config(commands)
     _apply(commands)
     _tenants(commands)
+    cli_commands_args.add(commands)
+    cli_events_args.add(commands)
+    cli_protect.add(commands)
+    cli_audit.add(commands)
     _engines(commands)
-    _command(commands, "version", "print the version", _run_version, "tenantry version")
+    command(commands, "version", "print the version", _run_version, "tenantry version")
     return top
 
 
-def _command(
-    commands: Commands,
-    name: str,
-    about: str,
-    run: Callable[[argparse.Namespace], int] | None,
-    *examples: str,
-) -> argparse.ArgumentParser:
-    made = commands.add_parser(
-        name,
-        help=about,
-        description=about[0].upper() + about[1:] + ".",
-        epilog="\n  ".join(("examples:", *examples)) if examples else None,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    # Wherever people write it; without a default, which would undo what stands before.
-    hidden = argparse.SUPPRESS
-    made.add_argument("--debug", action="store_true", default=hidden, help=hidden)
-    if run is not None:
-        made.set_defaults(run=run)
-    return made
-
-
-def _group(commands: Commands, name: str, about: str) -> Commands:
-    made = _command(commands, name, about, None)
-    return made.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-
-def _data_dir(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--data-dir",
-        type=Path,
-        metavar="DIR",
-        default=Path(os.environ.get(DATA_DIR_VARIABLE) or DATA_DIR),
-        help=f"where the installation keeps its files (default: ${DATA_DIR_VARIABLE}, {DATA_DIR})",
-    )
-
-
-def _config_file(command: argparse.ArgumentParser, about: str) -> None:
-    command.add_argument("--config", type=Path, metavar="FILE", help=about)
-
-
-def _as_json(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--json", action="store_true", help="answer as JSON, for programs")
-
-
-def _number(least: int, most: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
-            raise argparse.ArgumentTypeError(f"{text} is not a number from {least} to {most}")
-        return int(text)
-
-    return number
-
-
 def _serve(commands: Commands) -> None:
-    made = _command(
+    made = command(
         commands,
         "serve",
         "serve tenants until Ctrl-C; SIGHUP reads the file again",
@@ -137,17 +97,17 @@ def _serve(commands: Commands) -> None:
         "tenantry serve --config tenantry.toml --workers 4 --data-dir /var/lib/tenantry/main",
         "tenantry serve          (what the data directory knows from before)",
     )
-    _config_file(made, "what to serve; only what differs from before is taken")
-    _data_dir(made)
+    config_file(made, "what to serve; only what differs from before is taken")
+    data_dir(made)
     made.add_argument(
         "--workers",
-        type=_number(0, 256),
+        type=number(0, 256),
         default=1,
         metavar="N",
         help="worker processes, which share the limits evenly; 0: serve in one process (default 1)",
     )
     made.add_argument(
-        "--port", type=_number(0, 65535), metavar="P", help="instead of listen_address's; 0: any"
+        "--port", type=number(0, 65535), metavar="P", help="instead of listen_address's; 0: any"
     )
     made.add_argument("--json-logs", action="store_true", help="log one JSON object a line")
     # Engines that give up durability: for tests.
@@ -155,7 +115,7 @@ def _serve(commands: Commands) -> None:
 
 
 def _demo(commands: Commands) -> None:
-    made = _command(
+    made = command(
         commands,
         "demo",
         "start everything, show what tenants see and what is refused, and keep serving",
@@ -163,26 +123,26 @@ def _demo(commands: Commands) -> None:
         "tenantry demo",
         "tenantry demo --once    (check each step, then stop)",
     )
-    _data_dir(made)
+    data_dir(made)
     made.add_argument("--once", action="store_true", help="stop after the last step")
-    made.add_argument("--port", type=_number(0, 65535), metavar="P", help="where to listen")
+    made.add_argument("--port", type=number(0, 65535), metavar="P", help="where to listen")
 
 
 def _config(commands: Commands) -> None:
-    group = _group(commands, "config", "look at a configuration file")
-    made = _command(
-        group,
+    below = group(commands, "config", "look at a configuration file")
+    made = command(
+        below,
         "check",
         "tell what a configuration file comes to, or every mistake in it",
         _run_config_check,
         "tenantry config check tenantry.toml",
     )
     made.add_argument("file", type=Path, metavar="FILE")
-    _as_json(made)
+    as_json(made)
 
 
 def _apply(commands: Commands) -> None:
-    made = _command(
+    made = command(
         commands,
         "apply",
         "change a running installation to what a file says",
@@ -192,38 +152,59 @@ def _apply(commands: Commands) -> None:
     )
     made.add_argument("file", type=Path, metavar="FILE")
     made.add_argument("--dry-run", action="store_true", help="only tell what would change")
-    _config_file(made, "find the installation by the [events] of this file")
-    _data_dir(made)
+    config_file(made, "find the installation by the [events] of this file")
+    data_dir(made)
 
 
 def _tenants(commands: Commands) -> None:
-    group = _group(commands, "tenants", "look at the tenants of a running installation")
-    listed = _command(group, "list", "list all tenants", _run_tenants_list, "tenantry tenants list")
-    shown = _command(
-        group,
+    below = group(commands, "tenants", "look at and change the tenants of a running installation")
+    listed = command(
+        below,
+        "list",
+        "list all tenants",
+        _run_tenants_list,
+        "tenantry tenants list",
+        'tenantry tenants list --at "10 minutes ago"',
+    )
+    shown = command(
+        below,
         "show",
         "show all settings of a tenant",
         _run_tenants_show,
         "tenantry tenants show acme",
+        "tenantry tenants show acme --at 2026-11-01T10:00Z",
     )
-    shown.add_argument("id", metavar="ID")
+    compared = command(
+        below,
+        "diff",
+        "show which settings of a tenant differ between two times",
+        _run_tenants_diff,
+        "tenantry tenants diff acme --from yesterday",
+        "tenantry tenants diff acme --from 2026-11-01T10:00Z --to 2026-11-01T11:00Z",
+    )
+    for each in (shown, compared):
+        each.add_argument("id", metavar="ID")
     for each in (listed, shown):
-        _config_file(each, "find the installation by the [events] of this file")
-        _data_dir(each)
-        _as_json(each)
+        each.add_argument("--at", metavar="TIME", help="as it was then (UTC unless it says so)")
+    cli_events_args.two_times(compared)
+    for each in (listed, shown, compared):
+        config_file(each, "find the installation by the [events] of this file")
+        data_dir(each)
+        as_json(each)
+    cli_commands_args.add_tenant_verbs(below)
 
 
 def _engines(commands: Commands) -> None:
-    group = _group(commands, "engines", "the built-in PostgreSQL and NATS, for your experiments")
+    below = group(commands, "engines", "the built-in PostgreSQL and NATS, for your experiments")
     for name, about in (
         ("up", "start PostgreSQL and NATS and leave them running"),
         ("down", "stop them"),
         ("status", "tell whether they run, and where"),
     ):
-        made = _command(group, name, about, _run_engines, f"tenantry engines {name}")
+        made = command(below, name, about, _run_engines, f"tenantry engines {name}")
         made.set_defaults(action=name)
-        _data_dir(made)
-        _as_json(made)
+        data_dir(made)
+        as_json(made)
 
 
 # --- what it does: imported when asked for, so that --help answers at once -----------------------
@@ -256,13 +237,19 @@ def _run_apply(given: argparse.Namespace) -> int:
 def _run_tenants_list(given: argparse.Namespace) -> int:
     from admin.cli_tenants import list_tenants
 
-    return list_tenants(given.data_dir, given.config, as_json=given.json)
+    return list_tenants(given.data_dir, given.config, given.at, as_json=given.json)
 
 
 def _run_tenants_show(given: argparse.Namespace) -> int:
     from admin.cli_tenants import show_tenant
 
-    return show_tenant(given.id, given.data_dir, given.config, as_json=given.json)
+    return show_tenant(given.id, given.data_dir, given.config, given.at, as_json=given.json)
+
+
+def _run_tenants_diff(given: argparse.Namespace) -> int:
+    from admin.cli_tenants import diff_tenant
+
+    return diff_tenant(given)
 
 
 def _run_engines(given: argparse.Namespace) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -10,22 +9,16 @@ from pydantic import ValidationError
 
 from admin.config_mistakes import Key
 from admin.config_models import FileConfig, FileTenant, FileUser
+from admin.config_places import check_places
 from admin.config_source import Source
-from admin.config_support import NOT_IN_THIS_VERSION, STRATEGIES_NOT_AVAILABLE, warn
+from admin.config_support import NOT_IN_THIS_VERSION, warn
 from events.installation import Node
 from events.model import DDL_OPERATIONS, Settings, Tenant
-from events.settings import canonical, merge
+from events.settings import canonical, merge, with_strategy_defaults
 from wire.postgres.scram import parse_verifier
 
 # Stands for an id or a name that was wrong itself, so that the rest can still be judged.
 UNNAMED: Final = "unnamed"
-
-# PostgreSQL cuts longer names (NAMEDATALEN - 1), and two tenants could meet in what is left.
-MAX_NAME_BYTES: Final = 63
-
-RESERVED_DATABASES: Final = frozenset({"postgres", "template0", "template1"})
-# "public" is open to every role of its database; "tenantry" is where the proxy keeps its functions.
-RESERVED_SCHEMAS: Final = frozenset({"information_schema", "public", "tenantry"})
 
 _TENANCY: Final = "multi_tenancy"
 
@@ -43,7 +36,7 @@ def check(file: FileConfig, source: Source) -> None:
 def resolve(id: str, settings: Settings, defaults: Settings) -> Tenant:
     """The tenant with every value: built-in < defaults < settings. Users without a verifier are
     left out. Raises pydantic.ValidationError."""
-    merged = merge(defaults, settings)
+    merged = with_strategy_defaults(merge(defaults, settings))
     users = [user for user in merged.get("users", ()) if "scram" in user]
     return Tenant.model_validate({**merged, "users": users, "id": id})
 
@@ -177,8 +170,6 @@ def _check_tenants(file: FileConfig, source: Source) -> None:
             "Name a tenant of this file.",
         )
     defaults = canonical(tenancy.default)
-    if tenancy.default.isolation.strategy in STRATEGIES_NOT_AVAILABLE:
-        _refuse_strategy((_TENANCY, "default"), tenancy.default.isolation.strategy, source)
     resolved: list[tuple[Key, Tenant]] = []
     for at, tenant in enumerate(tenants):
         here: Key = (*key, at)
@@ -193,7 +184,7 @@ def _check_tenants(file: FileConfig, source: Source) -> None:
             continue
         _check_tenant(full, tenant, here, source)
         resolved.append((here, full))
-    _check_places(resolved, source)
+    check_places(resolved, source)
 
 
 def _check_users(tenant: FileTenant, key: Key, source: Source) -> None:
@@ -226,9 +217,6 @@ def _check_credentials(user: FileUser, key: Key, source: Source) -> None:
 
 def _check_tenant(full: Tenant, tenant: FileTenant, key: Key, source: Source) -> None:
     """Rules within one tenant, on its resolved values."""
-    strategy = full.isolation.strategy
-    if strategy in STRATEGIES_NOT_AVAILABLE and "strategy" in tenant.isolation.model_fields_set:
-        _refuse_strategy(key, strategy, source)
     pool = full.pool
     if pool.min_idle > pool.max_connections:
         source.mistake(
@@ -251,63 +239,3 @@ def _check_tenant(full: Tenant, tenant: FileTenant, key: Key, source: Source) ->
             f"is false, but allowed_operations names {', '.join(sorted(named))}",
             "Remove one of the two.",
         )
-
-
-def _refuse_strategy(key: Key, strategy: str, source: Source) -> None:
-    source.mistake(
-        (*key, "isolation", "strategy"),
-        f'isolation by "{strategy}" {NOT_IN_THIS_VERSION}',
-        'Use "schema" or "database".',
-    )
-
-
-def _check_places(tenants: list[tuple[Key, Tenant]], source: Source) -> None:
-    """No two tenants may have their data in one place, and none where PostgreSQL keeps its own."""
-    owners: dict[tuple[str, str], str] = {}
-    shared = {full.database for _, full in tenants if full.isolation.strategy == "schema"}
-    for key, full in tenants:
-        strategy = full.isolation.strategy
-        if strategy in STRATEGIES_NOT_AVAILABLE:
-            continue
-        for name, field, kind in _names(full):
-            place = _place_key(key, field, source)
-            if problem := _name_problem(name, kind):
-                source.mistake(place, f'{kind} "{name}" {problem}', f"Choose another {field}.")
-        schema = full.schema_name if strategy == "schema" else ""
-        field = "schema_name" if schema else "database_name"
-        what = f'schema "{schema}" of database' if schema else "database"
-        other = owners.setdefault((full.database, schema), full.id)
-        if other != full.id:
-            source.mistake(
-                _place_key(key, field, source),
-                f'{what} "{full.database}" already belongs to tenant "{other}"',
-                f"Choose another {field}.",
-            )
-        elif strategy == "database" and full.database in shared:
-            source.mistake(
-                _place_key(key, field, source),
-                f'database "{full.database}" also holds tenants that have only a schema',
-                "Give this tenant a database of its own.",
-            )
-
-
-def _names(full: Tenant) -> Iterator[tuple[str, str, str]]:
-    yield full.database, "database_name", "database"
-    if full.isolation.strategy == "schema":
-        yield full.schema_name, "schema_name", "schema"
-
-
-def _name_problem(name: str, kind: str) -> str:
-    if kind == "database" and name in RESERVED_DATABASES:
-        return "is reserved"
-    if kind == "schema" and (name in RESERVED_SCHEMAS or name.startswith("pg_")):
-        return "is reserved"
-    if len(name.encode()) > MAX_NAME_BYTES:
-        return f"is longer than {MAX_NAME_BYTES} bytes"
-    return "has a zero byte" if "\0" in name else "" if name else "is empty"
-
-
-def _place_key(key: Key, field: str, source: Source) -> Key:
-    """The field where the file has it, else the tenant: the name was derived from its id."""
-    exact: Key = (*key, "isolation", field)
-    return exact if exact in source.lines else (*key, "id")

@@ -43,17 +43,14 @@ UNUSED: Final[dict[str, tuple[Any, str]]] = {
     "health.check_query": (None, _CHECKS),
     "nodes.weight": (100, _SPREAD),
     "multi_tenancy.cross_tenant_analytics": (False, "it comes with the admin API"),
-    "multi_tenancy.default.isolation.tenant_column": (None, "only row isolation uses it"),
-    "multi_tenancy.tenants.isolation.tenant_column": (None, "only row isolation uses it"),
-    "multi_tenancy.default.isolation.branch_name": (None, "only branch isolation uses it"),
-    "multi_tenancy.tenants.isolation.branch_name": (None, "only branch isolation uses it"),
 }
 
 # Parts of the other documented files that this version lacks. A table that says `enabled = false`
 # asks for nothing, and is a warning.
 NOT_AVAILABLE: Final = frozenset(
     {
-        "admin_token", "admin_allow_insecure", "hba", "rate_limit", "circuit_breaker", "analytics",
+        "admin_token", "admin_allow_insecure", "hba", "rate_limit", "circuit_breaker",
+        "analytics.max_fingerprints",
         "anomaly", "lag_routing", "topology", "routing_hints", "schema_routing", "cache",
         "query_rewrite", "plugins", "mcp", "agent_contracts", "http_gateway", "graphql_gateway",
         "mirror", "branch", "edge",
@@ -68,8 +65,6 @@ METHODS_NOT_AVAILABLE: Final = frozenset(
     {"header", "jwt", "jwt_claim", "sql_context", "sni", "client_cert", "path", "domain", "api_key"}
 )
 METHOD_SPELLINGS: Final = {"database": "database_name", "option": "startup_option"}
-
-STRATEGIES_NOT_AVAILABLE: Final = frozenset({"row", "branch"})
 
 NOT_IN_THIS_VERSION: Final = "is not available in this version"
 

@@ -16,12 +16,16 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from admin.apply import Plan, plan
+from admin.command_service import CommandService
 from admin.config import Loaded
 from admin.engine_process import Say
 from admin.provisioner import Provisioner
 from admin.restarts import Restarts
+from events import snapshot
+from events.audit_sink import AuditSink
 from events.commander import Commander
 from events.installation import Node
+from events.keys import KeyRing
 from events.log import ConfigLog
 from events.projection import Projection
 from events.secrets import Vault
@@ -50,13 +54,24 @@ class Applied:
 class Control:
     """The one who changes the configuration: `open`, `apply`, work in the background, `close`."""
 
-    def __init__(self, log: ConfigLog, vault: Vault) -> None:
+    def __init__(
+        self,
+        log: ConfigLog,
+        vault: Vault,
+        projection: Projection | None = None,
+        keys: KeyRing | None = None,
+    ) -> None:
         self.log = log
         self.vault = vault
-        self.projection = Projection()
-        self.commander = Commander(log, self.projection)
+        self.projection = Projection() if projection is None else projection
+        self.keys = KeyRing(log, vault) if keys is None else keys
+        self.keys.serve(self.projection)
+        self.commander = Commander(log, self.projection, self.keys)
         self.provisioner: Provisioner | None = None
+        self.service = CommandService(log, self.commander, self.projection, vault, self.keys)
         self._following: asyncio.Task[None] | None = None
+        self._saving: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[None] | None = None
         self._provisioning: asyncio.Task[None] | None = None
 
     @classmethod
@@ -69,12 +84,15 @@ class Control:
         name: str = "control",
         patience: float = PATIENCE,
     ) -> Control:
-        """Connect to the log within `patience` seconds, fold all that it holds. Raises LogError."""
+        """Connect to the log within `patience` seconds, fold all that it holds: from the newest
+        snapshot on, if there is a good one. Raises LogError."""
         config_log = await ConfigLog.connect(
             servers, replicas=replicas, name=f"tenantry-{name}", patience=patience
         )
-        control = cls(config_log, vault)
         try:
+            keys = KeyRing(config_log, vault)
+            await keys.load()
+            control = cls(config_log, vault, await snapshot.load(config_log, vault), keys)
             await control.commander.catch_up()
         except BaseException:
             await config_log.close()
@@ -102,6 +120,9 @@ class Control:
     def follow(self) -> None:
         """Fold what others change, from now on."""
         self._following = spawn(self._follow(), name="control follows the log")
+        self._keeping = spawn(self.keys.follow(), name="control follows the keys")
+        saving = snapshot.keep_saving(self.log, self.vault, self.projection)
+        self._saving = spawn(saving, name="snapshots")
 
     async def _follow(self) -> None:
         restarts = Restarts()
@@ -111,6 +132,12 @@ class Control:
             except Exception:
                 log.exception("the configuration cannot be followed; trying again")
             await asyncio.sleep(restarts.pause(time.monotonic()))
+
+    async def serve_commands(self, audit: AuditSink | None = None) -> None:
+        """Take commands over NATS, from now on. Raises NatsError, OSError."""
+        if audit is not None:
+            self.service.audit = audit
+        await self.service.start()
 
     async def provision_on(self, node: Node, password: str) -> None:
         """Let every tenant have its place on `node`, from now on; a node before is let go."""
@@ -155,10 +182,12 @@ class Control:
 
     async def close(self) -> None:
         """Stop; what provisioning leaves half done is finished by the next one."""
+        await self.service.stop()
         await self._stop_provisioning()
-        if self._following is not None:
-            self._following.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._following
-            self._following = None
+        for task in (self._following, self._saving, self._keeping):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        self._following = self._saving = self._keeping = None
         await self.log.close()

@@ -13,6 +13,7 @@ from admin.control import Control
 from admin.data_dir import DataDir
 from admin.engines import EmbeddedNats
 from admin.failure import Failure, WrongFile
+from events.log import ConfigLog
 from events.secrets import KEY_VARIABLE, Vault
 
 # A person waits for it, and a server that is there answers in milliseconds. Seconds.
@@ -25,13 +26,7 @@ async def open_log(data_dir: Path, config: Path | None) -> AsyncIterator[Control
 
     Raises Failure, LogError, SecretError.
     """
-    data = DataDir(data_dir)
-    if not data.has_key() and not os.environ.get(KEY_VARIABLE):
-        raise Failure(
-            f"There is no installation in {data.path}: name its --data-dir, "
-            "or start one with `tenantry serve --config FILE`."
-        )
-    vault = Vault.load(data.path)
+    data, vault = installation(data_dir)
     control = await Control.open(
         servers(data, config, vault), vault, name="command", patience=PATIENCE
     )
@@ -39,6 +34,32 @@ async def open_log(data_dir: Path, config: Path | None) -> AsyncIterator[Control
         yield control
     finally:
         await control.close()
+
+
+@asynccontextmanager
+async def connect_log(
+    data_dir: Path, config: Path | None
+) -> AsyncIterator[tuple[ConfigLog, Vault]]:
+    """The log as it is, nothing of it read yet. Raises Failure, LogError, SecretError."""
+    data, vault = installation(data_dir)
+    log = await ConfigLog.connect(
+        servers(data, config, vault), name="tenantry-command", patience=PATIENCE
+    )
+    try:
+        yield log, vault
+    finally:
+        await log.close()
+
+
+def installation(data_dir: Path) -> tuple[DataDir, Vault]:
+    """Its files and its key. Raises Failure, SecretError."""
+    data = DataDir(data_dir)
+    if not data.has_key() and not os.environ.get(KEY_VARIABLE):
+        raise Failure(
+            f"There is no installation in {data.path}: name its --data-dir, "
+            "or start one with `tenantry serve --config FILE`."
+        )
+    return data, Vault.load(data.path)
 
 
 def servers(data: DataDir, config: Path | None, vault: Vault) -> list[str]:

@@ -1,4 +1,4 @@
-"""Makes PostgreSQL match a tenant: login role, database or schema, privileges. Idempotent.
+"""Makes PostgreSQL match a tenant: login role, database, schema or seal, privileges. Idempotent.
 
 A run that was killed anywhere is finished by running again. What people added stays, with these
 exceptions, each because tenants would reach what is not theirs:
@@ -7,6 +7,8 @@ exceptions, each because tenants would reach what is not theirs:
   too; login roles that are no tenants are granted what they had through PUBLIC;
 - PUBLIC loses CREATE in schema `public`, and EXECUTE on functions that signal other sessions, write
   large objects or the log, or reach other servers (dblink);
+- where row tenants are, PUBLIC loses all it has on tables in the schemas of the shared tables, and
+  EXECUTE on functions that read large objects or show other sessions;
 - the tenant's role loses every attribute, membership and privilege that its permissions forbid.
 
 The clear secret never reaches the server: the role gets a SCRAM verifier that is computed here.
@@ -24,8 +26,12 @@ from typing import Any, Final, Protocol
 import psycopg
 
 from admin import provision_steps as steps
+from admin.branch import ensure_clone
 from admin.provision_grants import settle
-from admin.provision_sql import Plan, ProvisioningFailed, fingerprint, plan, role_name
+from admin.provision_names import role_name, row_role_purpose, seal_key_purpose
+from admin.provision_plan import Plan, ProvisioningFailed, fingerprint, plan
+from admin.provision_rows import RowSecrets, ensure_row_roles, settle_rows
+from admin.provision_settings import ensure_settings, refuse_same_value
 from admin.provision_steps import Connection
 from events.installation import Node
 from events.model import Provisioned, Tenant
@@ -90,6 +96,8 @@ class Sealer(Protocol):
 
     def open(self, sealed: str, purpose: str) -> str: ...
 
+    def derive(self, purpose: str) -> bytes: ...
+
 
 async def open_admin(node: Node, password: str, database: str) -> Connection:
     """A connection with the node's own user, in autocommit. Raises psycopg.OperationalError."""
@@ -125,14 +133,18 @@ async def provision(
     """Make the node match the tenant and answer what to record.
 
     The secret of `previous` is kept when it opens, so that working connections stay right.
-    Raises NotSupported (strategy), ProvisioningFailed (names, privileges, the server's refusal).
+    Raises ProvisioningFailed (names, privileges, the server's refusal).
     """
     wanted = plan(tenant)
     sealed, verifier = _credentials(wanted, vault, previous)
+    row_secrets = RowSecrets(
+        vault.derive(row_role_purpose(wanted.database)).hex(),
+        vault.derive(seal_key_purpose(wanted.database)),
+    )
     for left in reversed(range(TRIES_MAX)):
         notes: list[str] = []
         try:
-            await _converge(wanted, node, node_password, verifier, opener, notes)
+            await _converge(wanted, node, node_password, verifier, row_secrets, opener, notes)
             break
         except psycopg.Error as error:
             if not left or not _is_passing(error):
@@ -170,16 +182,28 @@ def _credentials(wanted: Plan, vault: Sealer, previous: Provisioned | None) -> t
 
 
 async def _converge(
-    wanted: Plan, node: Node, password: str, verifier: str, opener: Opener, notes: list[str]
+    wanted: Plan,
+    node: Node,
+    password: str,
+    verifier: str,
+    row_secrets: RowSecrets,
+    opener: Opener,
+    notes: list[str],
 ) -> None:
-    """One run. Locks are taken in this order only: tenant, then one of databases or database."""
+    """One run. Locks are taken in this order: tenant, then one of base, databases, database."""
     async with (
         await opener(node, password, MAINTENANCE_DATABASE) as conn,
         _lock(conn, f"tenant {wanted.tenant}"),
     ):
+        if wanted.base is not None:
+            async with _lock(conn, f"base {wanted.base}"):
+                await ensure_clone(conn, wanted.base, wanted.database, notes)
         async with _lock(conn, "databases"):
             await steps.ensure_database(conn, wanted)
             async with conn.transaction():
+                await refuse_same_value(conn, wanted)
+                if wanted.rows is not None:
+                    await ensure_row_roles(conn, wanted, wanted.rows, row_secrets)
                 await steps.ensure_role(conn, wanted, verifier)
                 if not wanted.ddl:
                     await steps.ensure_owner(conn, wanted)
@@ -188,8 +212,11 @@ async def _converge(
             _lock(conn, f"database {wanted.database}"),
             await opener(node, password, wanted.database) as inside,
         ):
-            await settle(inside, wanted, notes)
-        await steps.ensure_settings(conn, wanted)
+            if wanted.rows is None:
+                await settle(inside, wanted, notes)
+            else:
+                await settle_rows(inside, wanted, wanted.rows, row_secrets, notes)
+        await ensure_settings(conn, wanted)
 
 
 @asynccontextmanager

@@ -16,27 +16,31 @@ from psycopg import sql
 
 from admin import provision_queries as ask
 from admin import provision_sql as build
-from admin.provision_sql import Plan, ProvisioningFailed, Statement
+from admin.provision_functions import settle_functions
+from admin.provision_names import OWNER_PREFIX, ROLE_PREFIX
+from admin.provision_plan import (
+    MAINTENANCE_PRIVILEGE,
+    MAINTENANCE_VERSION,
+    Plan,
+    ProvisioningFailed,
+)
+from admin.provision_sql import Statement
 from admin.provision_steps import Connection, Row, be_able_to_act_as, role_oid, rows, run
 
 SECURITY_INVOKER_VERSION: Final = 150_000
-
-# Through which of PostgreSQL's own roles operators keep a function that PUBLIC loses.
-_KEEPERS: Final = {
-    **dict.fromkeys(build.SYSTEM_FUNCTIONS, "pg_monitor"),
-    **dict.fromkeys(build.SIGNAL_FUNCTIONS, "pg_signal_backend"),
-}
 
 
 async def settle(conn: Connection, plan: Plan, notes: list[str]) -> None:
     """Make the database as planned. Revocations and grants become visible together."""
     async with conn.transaction():
         oid = await role_oid(conn, plan.role)
+        if plan.base is not None:
+            await _disarm_others(conn, plan)
         schemas = await _settle_schemas(conn, plan, oid, notes)
-        await _settle_owner(conn, plan, oid, schemas, notes)
-        await _settle_relations(conn, plan, oid, schemas, notes)
-        await _settle_defaults(conn, plan, oid)
-        await _settle_functions(conn, plan, oid, notes)
+        await settle_owner(conn, plan, oid, schemas, notes)
+        await settle_relations(conn, plan, oid, schemas, notes)
+        await settle_defaults(conn, plan, oid)
+        await settle_functions(conn, plan, oid, notes)
 
 
 async def _settle_schemas(conn: Connection, plan: Plan, oid: int, notes: list[str]) -> list[str]:
@@ -75,20 +79,21 @@ def _schema_owners(admin: str, plan: Plan, found: list[Row]) -> list[Statement]:
         movable = {plan.role}
     for name, owner, *_ in found:
         if plan.schema in (None, name):
-            _refuse_taken(plan, name, owner)
-            if owner in movable and owner != wanted:
+            theirs = owner.startswith((ROLE_PREFIX, OWNER_PREFIX))
+            theirs = theirs and owner not in (plan.role, plan.owner)
+            if theirs and plan.base is None:
+                _refuse_taken(plan, name)
+            if (theirs or owner in movable) and owner != wanted:
                 text = "ALTER SCHEMA {name} OWNER TO {wanted}"
                 changes.append(build.statement(text, name=name, wanted=wanted))
     return changes
 
 
-def _refuse_taken(plan: Plan, name: str, owner: str) -> None:
-    theirs = owner.startswith((build.ROLE_PREFIX, build.OWNER_PREFIX))
-    if theirs and owner not in (plan.role, plan.owner):
-        raise ProvisioningFailed(
-            f'schema "{name}" in database "{plan.database}" belongs to another tenant',
-            hint="Give each tenant its own schema_name, or its own database_name.",
-        )
+def _refuse_taken(plan: Plan, name: str) -> None:
+    raise ProvisioningFailed(
+        f'schema "{name}" in database "{plan.database}" belongs to another tenant',
+        hint="Give each tenant its own schema_name, or its own database_name.",
+    )
 
 
 def _shared_schema(
@@ -128,7 +133,7 @@ def _schema_grants(
     return changes
 
 
-async def _settle_owner(
+async def settle_owner(
     conn: Connection, plan: Plan, oid: int, schemas: list[str], notes: list[str]
 ) -> None:
     """With DDL, hand over what the admin and the owner role hold; without, take all away."""
@@ -137,9 +142,15 @@ async def _settle_owner(
         if owner and (await rows(conn, ask.OWNS, oid=owner))[0][0]:
             await be_able_to_act_as(conn, plan.owner)
             await run(conn, [build.reassign(plan.owner, plan.role)])
-        admin = await role_oid(conn, conn.info.user)
-        await _run_told(conn, ask.ADOPT, role=plan.role, admin=admin, schemas=schemas)
+        owners = [await role_oid(conn, conn.info.user)]
+        if plan.base is not None:
+            owners += [oid for _, oid in await _other_owners(conn, plan)]
+            owners += [oid for (oid,) in await rows(conn, ask.BASE_OWNER, base=plan.base)]
+        await _run_told(conn, ask.ADOPT, role=plan.role, owners=owners, schemas=schemas)
         return
+    if plan.base is not None:
+        owners = [oid for _, oid in await _other_owners(conn, plan)]
+        await _run_told(conn, ask.ADOPT, role=plan.owner, owners=owners, schemas=schemas)
     if (await rows(conn, ask.OWNS, oid=oid))[0][0]:
         for name in schemas:
             # For an admin that is no superuser, the new owner needs the right to create there.
@@ -153,13 +164,24 @@ async def _settle_owner(
         notes.append("views that the tenant made keep their owner's rights before PostgreSQL 15")
 
 
+async def _other_owners(conn: Connection, plan: Plan) -> list[Row]:
+    return await rows(conn, ask.OTHER_OWNERS, mine=[plan.role, plan.owner])
+
+
+async def _disarm_others(conn: Connection, plan: Plan) -> None:
+    """In a clone of another tenant's database nothing may run with that tenant's rights."""
+    for name, oid in await _other_owners(conn, plan):
+        await be_able_to_act_as(conn, name)
+        await _run_told(conn, ask.DISARM_ROUTINES, owner=oid)
+
+
 async def _run_told(conn: Connection, query: str, **values: Any) -> None:
     """Run the statements that `query` answers; the server has quoted the names in them."""
     for (text,) in await rows(conn, query, **values):
         await conn.execute(sql.SQL(text))
 
 
-async def _settle_relations(
+async def settle_relations(
     conn: Connection, plan: Plan, oid: int, schemas: list[str], notes: list[str]
 ) -> None:
     await run(conn, _relation_changes(conn, plan, await _relations(conn, oid, schemas), notes))
@@ -185,8 +207,8 @@ def _wanted(conn: Connection, plan: Plan, row: Row) -> set[str]:
     if (row[1],) in plan.blocked or (row[0], row[1]) in plan.blocked:
         return set()
     wanted = set(plan.sequences if row[2] else plan.tables)
-    if conn.info.server_version < build.MAINTENANCE_VERSION:
-        wanted.discard(build.MAINTENANCE_PRIVILEGE)
+    if conn.info.server_version < MAINTENANCE_VERSION:
+        wanted.discard(MAINTENANCE_PRIVILEGE)
     return wanted
 
 
@@ -229,13 +251,13 @@ def _objects(sequence: bool, found: Sequence[tuple[str, ...]]) -> sql.Composable
     return sql.SQL(kind) + build.names(found)
 
 
-async def _settle_defaults(conn: Connection, plan: Plan, oid: int) -> None:
+async def settle_defaults(conn: Connection, plan: Plan, oid: int) -> None:
     """The same privileges on what the admin creates there later."""
     tables = set(plan.tables)
-    if conn.info.server_version < build.MAINTENANCE_VERSION:
-        tables.discard(build.MAINTENANCE_PRIVILEGE)
+    if conn.info.server_version < MAINTENANCE_VERSION:
+        tables.discard(MAINTENANCE_PRIVILEGE)
     wanted = {"TABLES": ("r", tables), "SEQUENCES": ("S", set(plan.sequences))}
-    if plan.schema is None:
+    if plan.alone:
         wanted["SCHEMAS"] = ("n", {"USAGE", "CREATE"} if plan.ddl else {"USAGE"})
     found = await rows(conn, ask.DEFAULTS, oid=oid, schema=plan.schema)
     have = {kind: set(privileges) for kind, privileges in found}
@@ -248,48 +270,3 @@ async def _settle_defaults(conn: Connection, plan: Plan, oid: int) -> None:
         if privileges - now:
             changes.append(build.default_privileges("GRANT", sorted(privileges - now), *change))
     await run(conn, changes)
-
-
-async def _settle_functions(conn: Connection, plan: Plan, oid: int, notes: list[str]) -> None:
-    """Functions that reach beyond the tenant are no longer PUBLIC's. Operators keep them through
-    pg_monitor and pg_signal_backend; writers of large objects and tenants with system access get
-    them by name."""
-    names = [*build.SYSTEM_FUNCTIONS, *build.BLOB_FUNCTIONS]
-    found = await rows(
-        conn, ask.FUNCTIONS, oid=oid, names=names, extensions=list(build.SERVER_EXTENSIONS)
-    )
-    closed: dict[str, list[str]] = defaultdict(list)
-    given: list[str] = []
-    taken: list[str] = []
-    stuck: list[str] = []
-    for signature, name, manageable, public, mine in found:
-        blob = name in build.BLOB_FUNCTIONS
-        wanted = plan.blobs if blob else plan.system_access and name in build.SYSTEM_FUNCTIONS
-        if not manageable:
-            stuck += [signature] if public and not wanted else []
-            continue
-        if public:
-            closed[_KEEPERS.get(name, "")].append(signature)
-        if wanted != mine:
-            (given if wanted else taken).append(signature)
-    changes: list[Statement] = []
-    for keeper, signatures in closed.items():
-        on = _functions(signatures)
-        changes.append(build.revoke(["EXECUTE"], on, None))
-        if keeper:
-            changes.append(build.grant(["EXECUTE"], on, keeper))
-    if taken:
-        changes.append(build.revoke(["EXECUTE"], _functions(taken), plan.role))
-    if given:
-        changes.append(build.grant(["EXECUTE"], _functions(given), plan.role))
-    if stuck:
-        notes.append(
-            f"only a superuser can keep tenants from running {', '.join(stuck)} "
-            f'in database "{plan.database}"'
-        )
-    await run(conn, changes)
-
-
-def _functions(signatures: Sequence[str]) -> sql.Composable:
-    # regprocedure's text: the server has quoted it.
-    return sql.SQL("FUNCTION ") + build.words(signatures)

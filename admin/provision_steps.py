@@ -8,13 +8,14 @@ must not be able to put its own functions and operators under the admin's querie
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 
 import psycopg
 from psycopg import sql
 
 from admin import provision_sql as build
-from admin.provision_sql import Plan, ProvisioningFailed, Statement
+from admin.provision_plan import Plan, ProvisioningFailed
+from admin.provision_sql import Statement
 
 Connection = psycopg.AsyncConnection[Any]
 Row = Sequence[Any]
@@ -23,7 +24,8 @@ Row = Sequence[Any]
 GRANT_OPTIONS_VERSION: Final = 160_000
 
 _ROLE = """
-SELECT rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls, rolinherit, rolcanlogin
+SELECT rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls, rolinherit, rolcanlogin,
+  rolconnlimit
 FROM pg_roles WHERE rolname = %(role)s"""
 
 # Column of _ROLE, value wanted, and what to say when it is otherwise.
@@ -33,14 +35,14 @@ _ATTRIBUTES: Final = (
     (2, False, "NOCREATEROLE"),
     (3, False, "NOREPLICATION"),
     (4, False, "NOBYPASSRLS"),
-    (5, False, "NOINHERIT"),
     (6, True, "LOGIN"),
 )
 
-# What the role is a member of, and other tenants' roles that are members of it.
+# What the role is a member of though it should not, and other tenants' roles that are its members.
 _MEMBERSHIPS = """
 SELECT pg_get_userbyid(m.roleid), pg_get_userbyid(m.member), pg_get_userbyid(m.grantor)
-FROM pg_auth_members m WHERE m.member = %(oid)s
+FROM pg_auth_members m
+WHERE m.member = %(oid)s AND (m.admin_option OR pg_get_userbyid(m.roleid) <> ALL(%(groups)s))
    OR m.roleid = %(oid)s AND EXISTS (SELECT FROM pg_roles r
       WHERE r.oid = m.member AND starts_with(r.rolname, 'tenantry'))"""
 
@@ -54,17 +56,13 @@ WHERE d.datallowconn GROUP BY 1, 2 ORDER BY 1"""
 
 _OTHER_LOGINS = """
 SELECT rolname FROM pg_roles WHERE rolcanlogin AND NOT rolsuper
-AND NOT starts_with(rolname, 'tenantry_') ORDER BY 1"""
+AND NOT starts_with(rolname, 'tenantry_') AND NOT starts_with(rolname, 'tenantry-row_')
+ORDER BY 1"""
 
 _OTHER_TENANTS = """
 SELECT r.rolname FROM pg_database d, aclexplode(d.datacl) a, pg_roles r
 WHERE d.datname = %(name)s AND r.oid = a.grantee
 AND starts_with(r.rolname, 'tenantry_') AND r.rolname <> %(role)s"""
-
-_SETTINGS = """
-SELECT coalesce((SELECT s.setconfig FROM pg_db_role_setting s JOIN pg_database d
-  ON d.oid = s.setdatabase WHERE s.setrole = %(oid)s AND d.datname = %(database)s), '{}'),
-  quote_ident(%(schema)s)"""
 
 
 async def role_oid(conn: Connection, role: str) -> int:
@@ -83,16 +81,32 @@ async def run(conn: Connection, statements: Sequence[Statement]) -> None:
 
 
 async def ensure_role(conn: Connection, plan: Plan, verifier: str) -> None:
-    """The login role with its password and nothing else: no attribute, no membership."""
-    found = await rows(conn, _ROLE, role=plan.role)
+    """The tenant's login role with its password and nothing else: no attribute, no membership
+    but in the groups of a row tenant."""
+    groups = () if plan.rows is None else plan.rows.groups
+    await ensure_login(conn, plan.role, plan.connection_limit, verifier, groups)
+    await be_able_to_act_as(conn, plan.role)
+
+
+async def ensure_login(
+    conn: Connection, role: str, limit: int, verifier: str | None, groups: Sequence[str] = ()
+) -> None:
+    """A login role, member of `groups` alone. `verifier` None keeps the password of one that is
+    there."""
+    # Before version 16 inheriting is a property of the member, not of each membership.
+    inherits = bool(groups) and conn.info.server_version < GRANT_OPTIONS_VERSION
+    found = await rows(conn, _ROLE, role=role)
     if not found:
-        await run(conn, [build.create_role(plan.role, plan.connection_limit, verifier)])
+        await run(conn, [build.create_role(role, limit, verifier or "", inherits)])
     else:
         differing = [text for at, wanted, text in _ATTRIBUTES if found[0][at] != wanted]
-        limit = plan.connection_limit
-        await run(conn, [build.alter_role(plan.role, differing, limit, verifier)])
-    await _revoke_memberships(conn, await role_oid(conn, plan.role))
-    await be_able_to_act_as(conn, plan.role)
+        if found[0][5] != inherits:
+            differing.append("INHERIT" if inherits else "NOINHERIT")
+        if differing or verifier is not None or found[0][7] != limit:
+            await run(conn, [build.alter_role(role, differing, limit, verifier)])
+    oid = await role_oid(conn, role)
+    await _revoke_memberships(conn, oid, groups)
+    await _grant_memberships(conn, role, oid, groups)
 
 
 async def ensure_owner(conn: Connection, plan: Plan) -> None:
@@ -105,9 +119,22 @@ async def ensure_owner(conn: Connection, plan: Plan) -> None:
     await be_able_to_act_as(conn, plan.owner)
 
 
-async def _revoke_memberships(conn: Connection, oid: int) -> None:
+async def _grant_memberships(conn: Connection, role: str, oid: int, groups: Sequence[str]) -> None:
     modern = conn.info.server_version >= GRANT_OPTIONS_VERSION
-    for granted, member, grantor in await rows(conn, _MEMBERSHIPS, oid=oid):
+    query = "SELECT pg_get_userbyid(roleid) FROM pg_auth_members m WHERE member = %(oid)s"
+    if modern:
+        query += " AND inherit_option AND NOT set_option"
+    have = {str(name) for (name,) in await rows(conn, query, oid=oid)}
+    how = sql.SQL("WITH INHERIT TRUE, SET FALSE") if modern else sql.SQL("")
+    for group in groups:
+        if group not in have:
+            text: LiteralString = "GRANT {group} TO {role} {how}"
+            await run(conn, [build.statement(text, group=group, role=role, how=how)])
+
+
+async def _revoke_memberships(conn: Connection, oid: int, groups: Sequence[str]) -> None:
+    modern = conn.info.server_version >= GRANT_OPTIONS_VERSION
+    for granted, member, grantor in await rows(conn, _MEMBERSHIPS, oid=oid, groups=list(groups)):
         by = sql.SQL("GRANTED BY {}").format(sql.Identifier(grantor)) if modern else sql.SQL("")
         await run(
             conn,
@@ -155,10 +182,10 @@ async def ensure_database(conn: Connection, plan: Plan) -> None:
     found = await rows(conn, query, name=plan.database)
     name = sql.Identifier(plan.database)
     others = await rows(conn, _OTHER_TENANTS, name=plan.database, role=plan.role)
-    if plan.schema is None and others:
+    if plan.alone and others:
         raise ProvisioningFailed(
             f'database "{plan.database}" is used by other tenants',
-            hint="Give each tenant of strategy database its own database_name.",
+            hint="Give this tenant a database_name (or branch_name) of its own.",
         )
     if found and (not found[0][1] or found[0][2]):
         raise ProvisioningFailed(f'database "{plan.database}" is a template or accepts nobody')
@@ -196,6 +223,16 @@ async def close_databases(conn: Connection, plan: Plan | None, notes: list[str])
                     hint=f'Run ALTER DATABASE "{name}" OWNER TO the node\'s user.',
                 )
             await run(conn, changes)
+        if plan is not None and plan.rows is not None:
+            await _open_to_rows(conn, plan.rows.role, plan.database)
+
+
+async def _open_to_rows(conn: Connection, role: str, database: str) -> None:
+    """The login role that row tenants of `database` share enters that one only."""
+    oid = await role_oid(conn, role)
+    for name, _, _, have in await rows(conn, _DATABASES, oid=oid):
+        wanted = frozenset({"CONNECT"}) if name == database else frozenset()
+        await run(conn, _database_changes(role, name, set(have), wanted))
 
 
 async def _close_to_public(conn: Connection, name: str, public: Sequence[str]) -> list[Statement]:
@@ -217,25 +254,3 @@ def _database_changes(
     if wanted - have:
         changes.append(build.grant(sorted(wanted - have), on, role))
     return changes
-
-
-async def ensure_settings(conn: Connection, plan: Plan) -> None:
-    """What the role's new sessions in its database start with. A convenience, no protection: a
-    session may set both otherwise, and it is the privileges that hold."""
-    oid = await role_oid(conn, plan.role)
-    found = await rows(conn, _SETTINGS, oid=oid, database=plan.database, schema=plan.schema)
-    have = dict(item.split("=", 1) for item in found[0][0])
-    where = build.statement(
-        "ALTER ROLE {role} IN DATABASE {database}", role=plan.role, database=plan.database
-    )
-    changes: list[Statement] = []
-    if plan.schema is not None:
-        path = sql.SQL("{}, public").format(sql.Identifier(plan.schema))
-        if have.get("search_path") != f"{found[0][1]}, public":
-            changes.append(where + sql.SQL(" SET search_path = ") + path)
-    read_only = have.get("default_transaction_read_only")
-    if plan.read_only and read_only != "on":
-        changes.append(where + sql.SQL(" SET default_transaction_read_only = on"))
-    elif not plan.read_only and read_only is not None:
-        changes.append(where + sql.SQL(" RESET default_transaction_read_only"))
-    await run(conn, changes)

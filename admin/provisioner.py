@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
 import psycopg
 
 from admin.provision import Sealer, close_to_public, fingerprint, node_name, provision
-from admin.provision_sql import Plan, ProvisioningFailed, plan
+from admin.provision_plan import Plan, ProvisioningFailed, plan
 from events.commands import CommandRefused, RecordProvisioned
 from events.facts import KIND_TENANT
 from events.installation import Node
@@ -60,35 +61,78 @@ class Configuration(Protocol):
     def subscribe(self, subscriber: Subscriber) -> Any: ...
 
 
+@dataclass(slots=True)
+class _Places:
+    """Who is in one database: a tenant alone, or schema tenants and row tenants together."""
+
+    alone: str | None = None
+    schemas: dict[str, str] = field(default_factory=dict)
+    values: dict[str, str] = field(default_factory=dict)
+    """Row tenants by their value in the tenant column."""
+    shared: Counter[str] = field(default_factory=Counter)
+    """Schemas of shared tables, and how many row tenants have theirs there."""
+
+    def is_empty(self) -> bool:
+        return not (self.alone or self.schemas or self.values)
+
+
 class Claims:
-    """Which tenant has which place. The first to claim keeps it: two tenants in one schema, or a
-    database that one has alone and another uses, would see each other's data."""
+    """Which tenant has which place. The first to claim keeps it: two tenants in one schema or with
+    one value, or a database that one has alone and another uses, would see each other's data."""
 
     def __init__(self) -> None:
-        self._places: dict[str, dict[str | None, str]] = defaultdict(dict)
-        self._held: dict[str, tuple[str, str | None]] = {}
+        self._places: dict[str, _Places] = defaultdict(_Places)
+        # Database, schema (its own or that of shared tables), value of a row tenant.
+        self._held: dict[str, tuple[str, str | None, str | None]] = {}
 
     def take(self, wanted: Plan) -> None:
         """Raises ProvisioningFailed when another tenant has the place."""
         self.release(wanted.tenant)
-        there = self._places[wanted.database]
-        taken = bool(there) if wanted.schema is None else None in there or wanted.schema in there
+        there = self._places.get(wanted.database, _Places())
+        place = f'database "{wanted.database}"'
+        taken = there.alone is not None or (wanted.alone and not there.is_empty())
+        if not taken and wanted.schema is not None:
+            place = f'schema "{wanted.schema}" in {place}'
+            taken = wanted.schema in there.schemas or there.shared[wanted.schema] > 0
+        elif not taken and wanted.rows is not None:
+            taken = wanted.rows.value in there.values
+            if taken:
+                place = f'the value "{wanted.rows.value}" in {place}'
+            elif wanted.rows.schema in there.schemas:
+                taken, place = True, f'schema "{wanted.rows.schema}" in {place}'
         if taken:
-            place = f'database "{wanted.database}"'
-            if wanted.schema is not None:
-                place = f'schema "{wanted.schema}" in {place}'
             raise ProvisioningFailed(
-                f"{place} is another tenant's", hint="Set another database_name or schema_name."
+                f"{place} is another tenant's",
+                hint="Set another database_name, schema_name, tenant_value or branch_name.",
             )
-        there[wanted.schema] = wanted.tenant
-        self._held[wanted.tenant] = (wanted.database, wanted.schema)
+        there = self._places[wanted.database]
+        held: tuple[str, str | None, str | None] = (wanted.database, wanted.schema, None)
+        if wanted.rows is not None:
+            there.values[wanted.rows.value] = wanted.tenant
+            there.shared[wanted.rows.schema] += 1
+            held = (wanted.database, wanted.rows.schema, wanted.rows.value)
+        elif wanted.schema is not None:
+            there.schemas[wanted.schema] = wanted.tenant
+        else:
+            there.alone = wanted.tenant
+        self._held[wanted.tenant] = held
 
     def release(self, tenant: str) -> None:
         held = self._held.pop(tenant, None)
-        if held is not None:
-            del self._places[held[0]][held[1]]
-            if not self._places[held[0]]:
-                del self._places[held[0]]
+        if held is None:
+            return
+        database, schema, value = held
+        there = self._places[database]
+        if value is not None:
+            assert schema is not None
+            del there.values[value]
+            there.shared[schema] -= 1
+        elif schema is not None:
+            del there.schemas[schema]
+        else:
+            there.alone = None
+        if there.is_empty():
+            del self._places[database]
 
 
 class Provisioner:

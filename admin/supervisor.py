@@ -162,6 +162,7 @@ class Supervisor:
     async def _put_to_work(self, control: Control, node: Node) -> None:
         control.follow()
         control.projection.subscribe(self._changed)
+        await control.serve_commands()
         await control.provision_on(node, node.password)
 
     def _nothing_configured(self) -> Failure:

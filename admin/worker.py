@@ -10,25 +10,29 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import orjson
 
+from actors.commons import Commons, Grounds
 from actors.directory import Directory
 from actors.dispatcher import Dispatcher
 from actors.pool import Budget
 from actors.tenant import Surroundings, TenantActor
+from admin.catalog_reader import CatalogReader
 from admin.data_dir import socket_folder
-from events.facts import KIND_INSTALLATION, KIND_TENANT
+from admin.provision_sql import row_role
+from events.facts import KIND_INSTALLATION, KIND_TENANT, KIND_TIER
 from events.installation import Installation, Node
 from events.log import ConfigLog
 from events.model import Tenant
 from events.projection import Projection
 from events.secrets import Vault, tenant_purpose
 from events.usage import UsagePublisher
-from wire.errors import ServerUnavailable
+from wire.errors import ServerUnavailable, TenantryError
 from wire.postgres.connect import Target
 from wire.postgres.listener import Listener
 from wire.postgres.tls_setup import listener_tls, node_tls
@@ -77,6 +81,8 @@ class Worker:
         self.usage: UsagePublisher | None = None
         self.listener: Listener | None = None
         self.dispatcher: Dispatcher | None = None
+        self.commons: Commons | None = None
+        self.catalogs: CatalogReader | None = None
         self.port = 0
         self._tasks: list[asyncio.Task[object]] = []
         self._cancel_transport: asyncio.DatagramTransport | None = None
@@ -107,7 +113,11 @@ class Worker:
     def _arrange(self, installation: Installation) -> None:
         assignment = self.assignment
         workers = assignment.workers
+        self.catalogs = CatalogReader(self.shared_target, self._uses, self._catalog_changed)
+        commons = Commons(self.vault.derive, self.shared_target, self.catalogs.learn)
+        self.catalogs.commons = self.commons = commons
         around = Surroundings(
+            commons=commons,
             tenant=self.projection.tenant,
             target=self.target,
             budget=Budget(max(1, installation.pool.max_connections // workers)),
@@ -121,6 +131,7 @@ class Worker:
             self.projection.tenant,
             self.dispatcher,
             database_suffix=installation.identification.database_suffix,
+            prepare=commons.prepare,
             fresh=lambda: (
                 staleness is None or self.log is None or self.log.staleness() <= staleness
             ),
@@ -143,11 +154,47 @@ class Worker:
         if self.dispatcher is None:
             return
         if kind == KIND_TENANT:
-            self.dispatcher.config_changed(id)
-        elif kind == KIND_INSTALLATION:
-            # Defaults of tenants may have changed; the rest of it needs another worker.
+            self._tell(id)
+        elif kind in (KIND_INSTALLATION, KIND_TIER):
+            # What tenants get that set nothing may have changed; the rest of an installation needs
+            # another worker.
             for tenant in self.dispatcher.active():
-                self.dispatcher.config_changed(tenant)
+                self._tell(tenant)
+
+    def _tell(self, id: str) -> None:
+        """Have the tenant's actor take its configuration anew, if it has one."""
+        assert self.dispatcher is not None
+        assert self.commons is not None
+        tenant = self.projection.tenant(id)
+        row = tenant is not None and tenant.isolation.strategy == "row"
+        if tenant is not None and row and self.dispatcher.connections(id):
+            spawn(self._prepare(tenant), name="prepare a tenant")
+        else:
+            self.dispatcher.config_changed(id)
+
+    async def _prepare(self, tenant: Tenant) -> None:
+        assert self.dispatcher is not None
+        assert self.commons is not None
+        # Without the catalog the actor ends the tenant's connections.
+        with contextlib.suppress(TenantryError):
+            await self.commons.prepare(tenant)
+        self.dispatcher.config_changed(tenant.id)
+
+    def _of(self, grounds: Grounds) -> Iterator[str]:
+        """The active tenants whose statements are read on these grounds."""
+        for id in self.dispatcher.active() if self.dispatcher is not None else ():
+            tenant = self.projection.tenant(id)
+            row = tenant is not None and tenant.isolation.strategy == "row"
+            if tenant is not None and row and Grounds.of(tenant) == grounds:
+                yield id
+
+    def _uses(self, grounds: Grounds) -> bool:
+        return any(True for _ in self._of(grounds))
+
+    def _catalog_changed(self, grounds: Grounds) -> None:
+        for id in list(self._of(grounds)):
+            assert self.dispatcher is not None
+            self.dispatcher.config_changed(id)
 
     def target(self, tenant: Tenant) -> Target:
         """Where the tenant's servers are. Raises ServerUnavailable while it is not provisioned."""
@@ -158,6 +205,23 @@ class Worker:
         password = self.vault.open(tenant.provisioned.secret, tenant_purpose(tenant.id))
         return Target(
             node.host, node.port, tenant.database, tenant.provisioned.role, password, node_tls(node)
+        )
+
+    def shared_target(self, tenant: Tenant) -> Target:
+        """Where servers are that tenants of shared tables share. Raises ServerUnavailable."""
+        installation = self.projection.installation()
+        node = primary(installation, self.assignment.embedded_node)
+        if tenant.provisioned is None or node is None:
+            raise ServerUnavailable("the tenant is being set up")
+        database = tenant.database
+        return Target(
+            node.host,
+            node.port,
+            database,
+            row_role(database),
+            self.vault.derive(f"row role {database}").hex(),
+            node_tls(node),
+            sealed=tenant.isolation.enforcement != "rewrite",
         )
 
     # --- time ------------------------------------------------------------------------------------
@@ -214,6 +278,8 @@ class Worker:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.catalogs is not None:
+            await self.catalogs.close()
         if self.usage is not None:
             await self.usage.flush()
         if self.log is not None:

@@ -1,5 +1,8 @@
 """What judging costs, in microseconds: of known texts, known templates and unknown texts.
 
+Once for tenants with databases of their own, once for tenants whose rows lie in shared tables: there
+the rewriting is in it, and for unknown texts the second parser and the proof of what came out.
+
     python bench/guard.py
 
 Figures of one run on one machine compare with each other only. `compiled` says what was measured.
@@ -13,6 +16,8 @@ from collections.abc import Callable
 
 from events.model import Permissions, RateLimits
 from wire.sql import template as template_module
+from wire.sql.catalog import GUARDED, SHARED, Catalog, Relation
+from wire.sql.frame import Frame
 from wire.sql.guard import Analyser, Guard
 from wire.sql.template import template
 
@@ -43,6 +48,17 @@ ANALYTIC = [
     AND l3.receipt > l3.committed) AND s.nationkey = n.nationkey AND n.nationkey = %d
     GROUP BY s.name ORDER BY waits DESC, s.name LIMIT 100""",
 ]
+TABLES = {
+    "customer": "custkey name segment nationkey",
+    "orders": "orderkey custkey orderdate status",
+    "lineitem": "orderkey suppkey quantity price discount tax flag status shipdate receipt "
+    "committed",
+    "supplier": "suppkey name nationkey",
+    "pgbench_accounts": "aid abalance",
+    "t": "a b",
+}
+REFERENCES = {"nation": "nationkey name regionkey", "region": "regionkey name"}
+VALUES = (b"'acme'", b"acme_", b"424242")
 ROUNDS = 20_000
 COLD_ROUNDS = 400
 
@@ -61,31 +77,68 @@ def measure(name: str, texts: list[bytes], act: Callable[[bytes], object]) -> No
     print(f"{name:<42} median {median:8.2f}   p99 {p99:8.2f}   ({len(texts)} texts)")
 
 
-def main() -> None:
-    compiled = not str(template_module.__file__).endswith(".py")
-    print(f"compiled: {compiled}; all in microseconds")
-    guard = Guard(Permissions(), RateLimits(), Analyser())
+def row_frame() -> Frame:
+    """A database in which all tables but the references have a tenant column."""
+    own = [
+        Relation(
+            "public",
+            name,
+            GUARDED,
+            (*columns.split(), "tenant_id"),
+            column="tenant_id",
+            type="text",
+        )
+        for name, columns in TABLES.items()
+    ]
+    shared = [
+        Relation("public", name, SHARED, tuple(columns.split()))
+        for name, columns in REFERENCES.items()
+    ]
+    return Frame(Catalog("bench", [*own, *shared]), shared=True)
+
+
+def measure_all(guard: Guard) -> None:
+    def forward(text: bytes) -> bytes:
+        verdict = guard.judge(text)
+        assert verdict is not None
+        assert verdict.refusal is None
+        return guard.rewritten(text, verdict) if verdict.edited else text
+
+    def learn(text: bytes) -> bytes:
+        verdict = guard.learn(text)
+        assert verdict.refusal is None, verdict.refusal
+        return guard.rewritten(text, verdict) if verdict.edited else text
+
     points = [POINT % number for number in range(ROUNDS)]
     analytic = [text % number for text in ANALYTIC for number in range(ROUNDS // 10)]
-    guard.learn(points[0])
+    learn(points[0])
     for text in ANALYTIC:
-        guard.learn(text % 0)
+        learn(text % 0)
     prepared = b"SELECT abalance FROM pgbench_accounts WHERE aid = $1"
-    guard.learn(prepared)
-    measure("exact text, point query", [prepared] * ROUNDS, guard.judge)
+    learn(prepared)
+    measure("exact text, point query", [prepared] * ROUNDS, forward)
     measure("template alone, point query", points, template)
-    measure("template, point query", points, guard.judge)
-    measure("template, analytic queries", analytic, guard.judge)
+    measure("template, point query", points, forward)
+    measure("template, analytic queries", analytic, forward)
     # Another alias in each: no template is known.
     cold = [b"%s /* */ -- %d" % (text % 0, n) for text in ANALYTIC for n in range(COLD_ROUNDS)]
     cold = [text.replace(b"AS ", b"AS x%d_" % number) for number, text in enumerate(cold)]
     fresh = [b"SELECT a%d FROM t WHERE b = 1" % number for number in range(COLD_ROUNDS * 5)]
-    measure("unknown, point query", fresh, guard.learn)
-    measure("unknown, analytic queries", cold, guard.learn)
+    measure("unknown, point query", fresh, learn)
+    measure("unknown, analytic queries", cold, learn)
     rows = b",".join(b"(%d, 'abc')" % number for number in range(1000))
     inserts = [b"INSERT INTO t VALUES (%d, 'x')," % number + rows for number in range(200)]
-    guard.learn(inserts[0])
-    measure("template, INSERT of 1,000 rows (13 kB)", inserts, guard.judge)
+    learn(inserts[0])
+    measure("template, INSERT of 1,000 rows (13 kB)", inserts, forward)
+
+
+def main() -> None:
+    compiled = not str(template_module.__file__).endswith(".py")
+    print(f"compiled: {compiled}; all in microseconds")
+    print("databases of their own")
+    measure_all(Guard(Permissions(), RateLimits(), Analyser()))
+    print("rows in shared tables")
+    measure_all(Guard(Permissions(), RateLimits(), Analyser(row_frame()), VALUES))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ Users and passwords that an address may carry are never logged.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 
 import orjson
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 
@@ -107,21 +109,30 @@ class Connection:
     async def ask(
         self, subject: str, payload: bytes, wait: float, headers: dict[str, str] | None = None
     ) -> dict[str, Any]:
-        """One JetStream request, given up as soon as the connection is lost (the client would sit
-        out `wait`). Raises ApiError, NatsError, OSError, TimeoutError."""
+        """One JetStream request. Raises ApiError and what `exchange` raises."""
+        message = await self.exchange(subject, payload, wait, headers)
+        answer: dict[str, Any] = orjson.loads(message.data)
+        error = answer.get("error")
+        if error is not None:
+            raise ApiError(int(error.get("err_code", 0)), str(error.get("description", "")))
+        return answer
+
+    async def exchange(
+        self, subject: str, payload: bytes, wait: float, headers: dict[str, str] | None = None
+    ) -> Msg:
+        """One request and the first answer to it, given up as soon as the connection is lost (the
+        client would sit out `wait`). Raises NatsError, OSError, TimeoutError."""
+        # The client library may write into the headers that it is given.
+        headers = None if headers is None else dict(headers)
         asking = self.client.request(subject, payload, timeout=wait, headers=headers)
         task = asyncio.get_running_loop().create_task(asking, name=f"request {subject}")
         try:
             await asyncio.wait((task, self._cut), return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
                 raise ConnectionResetError("the connection to NATS was lost")
-            answer: dict[str, Any] = orjson.loads(task.result().data)
+            return task.result()
         finally:
             task.cancel()
-        error = answer.get("error")
-        if error is not None:
-            raise ApiError(int(error.get("err_code", 0)), str(error.get("description", "")))
-        return answer
 
     # --- called by the client ------------------------------------------------------------------
 
@@ -141,6 +152,11 @@ class Connection:
 
     async def _failed(self, error: Exception) -> None:
         log.debug("NATS: %r", error)
+        transport = self.client._transport
+        if self.client.is_connecting and transport is not None:
+            # The library takes another connection when a greeting fails, and leaves this one open.
+            with contextlib.suppress(AttributeError):  # it was not even open
+                transport.close()  # type: ignore[no-untyped-call]
 
     async def _disconnected(self) -> None:
         if not self._closing:

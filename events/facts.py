@@ -6,8 +6,16 @@
     ├── TenantDisabled
     ├── TenantEnabled
     ├── TenantDeleted        the id is burnt: it never names another tenant
+    ├── TenantRestored       deleted by mistake: it is there again, as it was
+    ├── TenantPurged         its personal data is gone; it cannot be restored any more
     ├── TenantProvisioned    role and sealed secret that were made in PostgreSQL
     ├── InstallationChanged  settings: the whole installation, secrets sealed
+    ├── TierSet              settings: all that the tier sets
+    ├── TierDeleted
+    ├── OperatorSet          role, and whether the operator is shut out
+    ├── OperatorDeleted
+    ├── TokenIssued          who got a command token for what and until when; never the token
+    ├── TokenRevoked         the token counts no more
     └── Undecodable          never written: stands for what this version cannot read
 
 Rules for changing them: a new optional field needs nothing (older readers ignore it). Anything
@@ -26,6 +34,9 @@ from events.model import Settings
 
 KIND_TENANT = "tenant"
 KIND_INSTALLATION = "installation"
+KIND_TIER = "tier"
+KIND_OPERATOR = "operator"
+KIND_TOKEN = "token"  # noqa: S105 - a kind of subject
 # One log holds one installation, so its subject needs no telling name.
 INSTALLATION_ID = "main"
 
@@ -61,6 +72,14 @@ class TenantDeleted(Fact):
     TYPE = "TenantDeleted"
 
 
+class TenantRestored(Fact):
+    TYPE = "TenantRestored"
+
+
+class TenantPurged(Fact):
+    TYPE = "TenantPurged"
+
+
 class TenantProvisioned(Fact):
     TYPE = "TenantProvisioned"
     role: str
@@ -72,6 +91,44 @@ class TenantProvisioned(Fact):
 class InstallationChanged(Fact):
     TYPE = "InstallationChanged"
     settings: Settings
+
+
+class TierSet(Fact):
+    TYPE = "TierSet"
+    settings: Settings
+
+
+class TierDeleted(Fact):
+    TYPE = "TierDeleted"
+
+
+class OperatorSet(Fact):
+    TYPE = "OperatorSet"
+    role: str
+    disabled: bool = False
+
+
+class OperatorDeleted(Fact):
+    TYPE = "OperatorDeleted"
+
+
+class TokenIssued(Fact):
+    """Times are Unix seconds; `name` is whom the token speaks for, `tenant` is set for the role
+    tenant-admin only."""
+
+    TYPE = "TokenIssued"
+    name: str
+    role: str
+    tenant: str = ""
+    issued_at: int
+    expires_at: int
+
+
+class TokenRevoked(Fact):
+    """`expires_at` (Unix seconds): from then on the revocation need not be known any more."""
+
+    TYPE = "TokenRevoked"
+    expires_at: int
 
 
 class Undecodable(Fact):
@@ -89,6 +146,14 @@ FACTS: tuple[type[Fact], ...] = (
     TenantDeleted,
     TenantProvisioned,
     InstallationChanged,
+    TenantRestored,
+    TenantPurged,
+    TierSet,
+    TierDeleted,
+    OperatorSet,
+    OperatorDeleted,
+    TokenIssued,
+    TokenRevoked,
 )
 
 

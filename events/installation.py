@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from events.model import Count, Duration, Mode, Model, Settings
+from events.model import Count, Duration, Mode, Model, Settings, Size
 
 SslMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
 IdentifyMethod = Literal["username_prefix", "database_name", "startup_option"]
@@ -157,12 +157,64 @@ class Events(Model):
     """Addresses of a NATS cluster with JetStream: `nats://host:4222`."""
     replicas: Annotated[int, Field(ge=1, le=5)] = 1
     """Copies of each stream; 3 in production."""
+    ca_path: str = ""
+    """Authorities that sign the NATS servers' certificates, PEM. Left out: the system's."""
+    cert_path: str = ""
+    """Certificate to show to the NATS servers, PEM."""
+    key_path: str = ""
+    """Its private key, PEM."""
+    credentials_path: str = ""
+    """Credentials file (JWT and seed) to log in to NATS with."""
+    nkey_path: str = ""
+    """File with the seed of an nkey to log in to NATS with. A user and password stand in the
+    address: `nats://user:password@host:4222`."""
     data_dir: str = ""
     """Where the built-in server keeps its files. Left out: in the data directory."""
     usage_interval_secs: Annotated[float, Field(gt=0)] = 10.0
     """Usage is published this often, in seconds."""
     max_staleness_secs: Duration = None
     """Refuse clients when the configuration was last known to be current longer ago than this."""
+
+
+class Prices(Model):
+    """What usage costs, in a currency of the operator's. Only reports use it."""
+
+    currency: str = ""
+    """Shown beside amounts."""
+    per_query: Annotated[float, Field(ge=0)] = 1e-6
+    """One statement."""
+    per_1000_rows: Annotated[float, Field(ge=0)] = 1e-5
+    """A thousand rows, read or written."""
+    per_mb_read: Annotated[float, Field(ge=0)] = 1e-5
+    """1,000,000 bytes sent to the tenant's clients."""
+    per_mb_written: Annotated[float, Field(ge=0)] = 1e-4
+    """1,000,000 bytes received from the tenant's clients."""
+    per_connection_second: Annotated[float, Field(ge=0)] = 0.0
+    """One client connected for one second."""
+    per_compute_second: Annotated[float, Field(ge=0)] = 0.0
+    """One second of a PostgreSQL connection at work."""
+
+
+class Analytics(Model):
+    """Statistics of what tenants use."""
+
+    enabled: bool = True
+    """Keep statistics in the control process. Usage is stored in any case."""
+    slow_query_ms: Annotated[float, Field(gt=0)] = 1000.0
+    """A statement that takes at least this many milliseconds counts as slow."""
+    detailed_tenants: Annotated[int, Field(ge=1, le=5000)] = 200
+    """So many of the busiest tenants have a history by minute, hour and day; about 250 kB each."""
+    prices: Prices = Prices()
+
+
+class Audit(Model):
+    """The record of who did what."""
+
+    keep_days: Annotated[float, Field(ge=1)] = 400.0
+    """Older events expire. Counts when the stream is made."""
+    max_size: Size = 4 * 1024**3
+    """Disk that NATS reserves for it; when it is full, the oldest events go first. Counts when the
+    stream is made."""
 
 
 class Identification(Model):
@@ -209,6 +261,8 @@ class Sections(Model):
     auth: Auth = Auth()
     events: Events = Events()
     limits: Limits = Limits()
+    analytics: Analytics = Analytics()
+    audit: Audit = Audit()
 
 
 class Installation(Sections):
@@ -225,3 +279,5 @@ class Installation(Sections):
     """Tenants are created by configuration only; only `false` is accepted."""
     cross_tenant_analytics: bool = False
     """Statistics over all tenants for operators."""
+    deletion_retention: Duration = 30 * 86400.0
+    """A deleted tenant can be restored for this long; then its personal data is erased."""

@@ -15,7 +15,7 @@ import base64
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,9 +25,14 @@ from nats.aio.client import Client
 from events import codec, reader
 from events.connection import Connection
 from events.facts import Commit
+from events.reader import Stored, Take
 from events.stream import (
+    NO_MESSAGE_FOUND,
+    NO_STREAM_FOUND,
     STREAM,
+    STREAM_NAME_IN_USE,
     SUBJECT_PREFIX,
+    WRONG_LAST_SEQUENCE,
     ApiError,
     Apply,
     CommandIdReused,
@@ -43,18 +48,13 @@ log = logging.getLogger("tenantry.log")
 # mistake, and half of it leaves room for headers and for servers that are set lower.
 COMMIT_BYTES_MAX = 512 * 1024
 
-# Both mean that the expected sequence was not the last one (server/errors.json of nats-server).
-_WRONG_LAST_SEQUENCE = (10071, 10164)
-_NO_MESSAGE_FOUND = 10037
-_NO_STREAM_FOUND = 10059
-_STREAM_NAME_IN_USE = 10058
-
 
 class ConfigLog:
     """The configuration log. Made by `connect`, ended by `close`."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, replicas: int = 1) -> None:
         self.connection = connection
+        self.replicas = replicas
         self.synced_at = -math.inf
 
     @classmethod
@@ -72,7 +72,7 @@ class ConfigLog:
         """
         connection = Connection(Client(), servers, name)
         await connection.open(patience)
-        made = cls(connection)
+        made = cls(connection, replicas)
         try:
             await made._ensure_stream(replicas)
         except BaseException:
@@ -98,31 +98,46 @@ class ConfigLog:
 
     # --- writing -------------------------------------------------------------------------------
 
-    async def append(self, kind: str, id: str, commit: Commit, expected_sequence: int) -> int:
+    async def append(
+        self,
+        kind: str,
+        id: str,
+        commit: Commit,
+        expected_sequence: int,
+        headers: Mapping[str, str] | None = None,
+    ) -> int:
         """Store `commit` if `expected_sequence` is still the last one of its subject (0: none yet).
 
-        Returns its sequence, also when an earlier try of the same command had stored it. Raises
-        Conflict, CommandIdReused, CommitTooLarge, LogUnavailable.
+        `headers` go with it (traceparent, say). Returns its sequence, also when an earlier try of
+        the same command had stored it. Raises Conflict, CommandIdReused, CommitTooLarge,
+        LogUnavailable.
         """
         data = codec.encode(commit)
         if len(data) > min(COMMIT_BYTES_MAX, self.nats.max_payload):
             raise CommitTooLarge(f"{kind} {id}: {len(data)} bytes, {COMMIT_BYTES_MAX} at most")
         subject = f"{SUBJECT_PREFIX}{kind}.{id}"
-        once = partial(self._append_once, subject, data, commit.id, expected_sequence)
+        sent = {
+            **(headers or {}),
+            "Nats-Msg-Id": commit.id,
+            "Nats-Expected-Stream": STREAM,
+            "Nats-Expected-Last-Subject-Sequence": str(expected_sequence),
+        }
+        once = partial(self._append_once, subject, data, commit.id, expected_sequence, sent)
         return await self.connection.persist(once, f"{kind} {id}", writing=True)
 
     async def _append_once(
-        self, subject: str, data: bytes, command_id: str, expected: int, wait: float
+        self,
+        subject: str,
+        data: bytes,
+        command_id: str,
+        expected: int,
+        headers: dict[str, str],
+        wait: float,
     ) -> int:
-        headers = {
-            "Nats-Msg-Id": command_id,
-            "Nats-Expected-Stream": STREAM,
-            "Nats-Expected-Last-Subject-Sequence": str(expected),
-        }
         try:
             answer = await self.connection.ask(subject, data, wait, headers)
         except ApiError as error:
-            if error.code not in _WRONG_LAST_SEQUENCE:
+            if error.code not in WRONG_LAST_SEQUENCE:
                 raise
             # The conflict may be with our own earlier try. Only the first message behind the
             # expected one can be ours; once it is somebody else's, ours can never be stored.
@@ -144,7 +159,7 @@ class ConfigLog:
         try:
             answer = await self.connection.ask(f"$JS.API.STREAM.MSG.GET.{STREAM}", question, wait)
         except ApiError as error:
-            if error.code == _NO_MESSAGE_FOUND:
+            if error.code == NO_MESSAGE_FOUND:
                 return None
             raise
         message = answer["message"]
@@ -159,6 +174,39 @@ class ConfigLog:
         """
         return await reader.read_all(self, from_sequence, apply)
 
+    async def scan(
+        self, take: Take, *, first: int = 1, last: int | None = None, subjects: Sequence[str] = ()
+    ) -> int:
+        """Hand on what is stored now, as it is stored, from `first` to `last`; with `subjects`, of
+        those only. Returns the sequence reached. Raises LogUnavailable, LogGap, and what `take`
+        raises."""
+        return await reader.scan(self, take, first, last, subjects)
+
+    async def get(self, sequence: int) -> Stored | None:
+        """The message at `sequence`, from the leader. Raises LogUnavailable."""
+        message = await self.fetch(STREAM, {"seq": sequence})
+        return None if message is None else reader.stored(message)
+
+    async def fetch(self, stream: str, which: dict[str, Any]) -> dict[str, Any] | None:
+        """A message of any stream, from its leader; None when there is none, or no such stream.
+
+        `which` is the request of STREAM.MSG.GET. Raises LogUnavailable."""
+        question = orjson.dumps(which)
+
+        async def once(wait: float) -> dict[str, Any] | None:
+            try:
+                answer = await self.connection.ask(
+                    f"$JS.API.STREAM.MSG.GET.{stream}", question, wait
+                )
+            except ApiError as error:
+                if error.code in (NO_MESSAGE_FOUND, NO_STREAM_FOUND):
+                    return None
+                raise
+            message: dict[str, Any] = answer["message"]
+            return message
+
+        return await self.connection.persist(once, f"a message of {stream}", writing=False)
+
     async def follow(self, from_sequence: int, apply: Apply) -> None:
         """Apply everything from `from_sequence` on, as it comes, until cancelled.
 
@@ -169,8 +217,11 @@ class ConfigLog:
 
     async def last_sequence(self) -> int:
         """The last stored sequence, from the leader. Raises LogUnavailable."""
-        info = await self.request(f"$JS.API.STREAM.INFO.{STREAM}", b"")
-        return int(info["state"]["last_seq"])
+        return int((await self.info())["state"]["last_seq"])
+
+    async def info(self) -> dict[str, Any]:
+        """The stream's configuration and state as the server tells them. Raises LogUnavailable."""
+        return await self.request(f"$JS.API.STREAM.INFO.{STREAM}", b"")
 
     async def request(self, subject: str, payload: bytes) -> dict[str, Any]:
         """A JetStream request that changes no facts. Raises LogUnavailable."""
@@ -190,13 +241,13 @@ class ConfigLog:
             try:
                 return await self.connection.ask(info_subject, b"", wait)
             except ApiError as error:
-                if error.code != _NO_STREAM_FOUND:
+                if error.code != NO_STREAM_FOUND:
                     raise
             try:
                 create_subject = f"$JS.API.STREAM.CREATE.{STREAM}"
                 return await self.connection.ask(create_subject, wanted, wait)
             except ApiError as error:
-                if error.code != _STREAM_NAME_IN_USE:
+                if error.code != STREAM_NAME_IN_USE:
                     raise
             # Another process has made it meanwhile, with another number of replicas.
             return await self.connection.ask(info_subject, b"", wait)

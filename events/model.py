@@ -134,6 +134,9 @@ TableName = Annotated[str, AfterValidator(check_table)]
 SettingName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*$", max_length=63)]
 Network = Annotated[str, AfterValidator(check_network)]
 Mode = Literal["transaction", "session"]
+TierName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+FeatureName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+Feature = bool | int | float | str
 
 
 class Model(BaseModel):
@@ -249,6 +252,23 @@ class Permissions(Model):
     """Addresses (CIDR) clients may come from. Empty: all."""
 
 
+class Ai(Model):
+    """The tenant's AI settings. Stored for the AI plane; not used in this version."""
+
+    knowledge_base: str | None = None
+    """Knowledge base that retrieval reads. Left out: none."""
+    embedding_model: str | None = None
+    """Model that makes embeddings. Left out: the installation's."""
+    retrieval_limit: Count = 10
+    """Most passages one question may retrieve."""
+    daily_token_budget: Count = None
+    """Tokens the tenant may use a day."""
+    agent_workspace_enabled: bool = False
+    """Whether agents keep a workspace of their own."""
+    max_concurrent_agents: Count = None
+    """Agents at work at once."""
+
+
 class User(Model):
     """One login name of the tenant. `scram` is a verifier as PostgreSQL stores it (RFC 5803 shape):
     SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>, base64 parts."""
@@ -284,6 +304,11 @@ class Tenant(Model):
     users: tuple[User, ...] = ()
     metadata: dict[str, str] = {}
     """Own notes, text to text. Not interpreted."""
+    tier: TierName | None = None
+    """Tier whose settings count where the tenant sets none."""
+    features: dict[FeatureName, Feature] = {}
+    """Switches, numbers and texts by name, for the tenant's applications. Not interpreted."""
+    ai: Ai = Ai()
     provisioned: Provisioned | None = None
     version: int = 0
 

@@ -11,10 +11,13 @@ Protocol: ADR-9 (idle heartbeats), ADR-13 (pull requests), ADR-15 (acknowledgeme
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import logging
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 from nats.aio.msg import Msg
@@ -58,14 +61,70 @@ FRUITLESS_MAX = 5
 _NANO = 1_000_000_000
 
 
+# When the message came into the first log that held it: set by an import, whose server would
+# otherwise say that everything happened today. Nanoseconds since 1970.
+STORED_AT_HEADER = "Tenantry-Stored-At"
+
+
+class Stored(NamedTuple):
+    """One message as it lies in the log. `stored_at` is the server's clock, in nanoseconds."""
+
+    sequence: int
+    stored_at: int
+    subject: str
+    data: bytes
+    headers: dict[str, str]
+
+    @property
+    def kind(self) -> str:
+        return self.subject[len(SUBJECT_PREFIX) :].partition(".")[0]
+
+    @property
+    def id(self) -> str:
+        return self.subject[len(SUBJECT_PREFIX) :].partition(".")[2]
+
+
+# What a message is handed to; what it raises ends the reading.
+Take = Callable[[Stored], None]
+
+
+class Delivery(NamedTuple):
+    """What the acknowledgement subject of a message tells."""
+
+    sequence: int
+    consumer_sequence: int
+    stored_at: int
+    pending: int
+
+
 class _Again(Exception):
     """The consumer is of no more use; start another behind the last applied message."""
 
 
+def decoded(apply: Apply) -> Take:
+    """A Take that decodes for `apply`."""
+
+    def take(stored: Stored) -> None:
+        kind, _, id = stored.subject[len(SUBJECT_PREFIX) :].partition(".")
+        apply(stored.sequence, kind, id, codec.decode(stored.data))
+
+    return take
+
+
 async def read_all(source: ConfigLog, from_sequence: int, apply: Apply) -> int:
     """See ConfigLog.read_all."""
-    until = await source.last_sequence()
-    reader = Reader(source, from_sequence - 1, apply, until)
+    reached = await scan(source, decoded(apply), from_sequence, None, ())
+    source.synced_at = time.monotonic()
+    return reached
+
+
+async def scan(
+    source: ConfigLog, take: Take, first: int, last: int | None, subjects: Sequence[str]
+) -> int:
+    """See ConfigLog.scan."""
+    end = await source.last_sequence()
+    until = end if last is None else min(last, end)
+    reader = Reader(source, first - 1, take, until, subjects)
     fruitless = 0
     while reader.position < until:
         before = reader.position
@@ -78,13 +137,12 @@ async def read_all(source: ConfigLog, from_sequence: int, apply: Apply) -> int:
                 message = f"nothing can be read behind sequence {reader.position}: {reason}"
                 raise (LogGap if reader.gaps else LogUnavailable)(message) from None
             await asyncio.sleep(RETRY_SECONDS)
-    source.synced_at = time.monotonic()
     return reader.position
 
 
 async def follow(source: ConfigLog, from_sequence: int, apply: Apply) -> None:
     """See ConfigLog.follow."""
-    reader = Reader(source, from_sequence - 1, apply, None)
+    reader = Reader(source, from_sequence - 1, decoded(apply), None)
     pause = RETRY_SECONDS
     while True:
         before = reader.position
@@ -102,17 +160,28 @@ async def follow(source: ConfigLog, from_sequence: int, apply: Apply) -> None:
 
 
 class Reader:
-    """One place in the log. `run` makes a consumer there and applies what it delivers.
+    """One place in the log. `run` makes a consumer there and hands on what it delivers.
 
-    `until` ends the run when reached; None runs until cancelled.
+    `until` ends the run when reached; None runs until cancelled. With `subjects`, only those are
+    read: then the sequences have holes, and a loss shows in the consumer's own count.
     """
 
-    def __init__(self, source: ConfigLog, position: int, apply: Apply, until: int | None) -> None:
+    def __init__(
+        self,
+        source: ConfigLog,
+        position: int,
+        take: Take,
+        until: int | None,
+        subjects: Sequence[str] = (),
+    ) -> None:
         self.position = position
         self.gaps = 0
         self._source = source
-        self._apply = apply
+        self._hand_on = take
         self._until = until
+        self._subjects = list(subjects)
+        # Messages that the present consumer has delivered.
+        self._delivered = 0
         self._inbox = ""
         self._reply = ""
         self._pulls = 0
@@ -126,6 +195,8 @@ class Reader:
         source = self._source
         self._over = asyncio.get_running_loop().create_future()
         consumer = await self._make_consumer()
+        if self._over.done():
+            return self._over.result()
         self._inbox = source.nats.new_inbox()
         self._pull_subject = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{consumer}"
         forget = source.connection.on_reconnect(lambda: self._end(_Again("reconnected")))
@@ -142,7 +213,7 @@ class Reader:
             await self._leave(consumer, subscription)
 
     async def _make_consumer(self) -> str:
-        config = {
+        config: dict[str, Any] = {
             "deliver_policy": "by_start_sequence",
             "opt_start_seq": self.position + 1,
             "ack_policy": "none",
@@ -151,8 +222,13 @@ class Reader:
             "num_replicas": 1,
             "mem_storage": True,
         }
+        if self._subjects:
+            config["filter_subjects"] = self._subjects
         request = orjson.dumps({"stream_name": STREAM, "config": config})
+        self._delivered = 0
         made = await self._source.request(f"$JS.API.CONSUMER.CREATE.{STREAM}", request)
+        if self._subjects and self._until is not None and made.get("num_pending") == 0:
+            self._reached(self._until)
         return str(made["name"])
 
     async def _pull(self) -> None:
@@ -203,19 +279,33 @@ class Reader:
             self._end(error)
 
     def _take(self, message: Msg) -> None:
-        sequence, pending = delivery(message.reply)
+        told = delivery(message.reply)
+        sequence = told.sequence
         self._wanted -= 1
-        if sequence != self.position + 1:
+        self._delivered += 1
+        if told.consumer_sequence != self._delivered or (
+            not self._subjects and sequence != self.position + 1
+        ):
             self.gaps += 1
             raise _Again(f"sequence {sequence} was delivered after {self.position}")
-        kind, _, id = message.subject[len(SUBJECT_PREFIX) :].partition(".")
-        self._apply(sequence, kind, id, codec.decode(message.data))
+        if self._until is None or sequence <= self._until:
+            headers = message.headers or {}
+            at = headers.get(STORED_AT_HEADER)
+            stored_at = int(at) if at is not None and at.isdecimal() else told.stored_at
+            self._hand_on(Stored(sequence, stored_at, message.subject, message.data, headers))
         self.position = sequence
-        if pending == 0:
+        if told.pending == 0:
             self.gaps = 0
             self._source.synced_at = self._heard_at
-        if self._until is not None and sequence >= self._until:
-            self._end()
+        if self._until is not None and (
+            sequence >= self._until or (self._subjects and told.pending == 0)
+        ):
+            self._reached(self._until)
+
+    def _reached(self, until: int) -> None:
+        """All is read up to `until`, whatever of it concerned the subjects that were asked for."""
+        self.position = until
+        self._end()
 
     def _control(self, message: Msg) -> None:
         """A message without a place in the stream: a heartbeat, or the end of a pull request."""
@@ -226,7 +316,8 @@ class Reader:
         if status == "100":
             # It names the last message sent to us, which shows the loss of a last one too.
             last = int(headers.get("Nats-Last-Stream", "-1"))
-            if last > self.position:
+            sent = int(headers.get("Nats-Last-Consumer", "-1"))
+            if last > self.position or sent > self._delivered:
                 self.gaps += 1
                 raise _Again(f"sequence {last} was sent, but {self.position} came last")
             if last >= 0:
@@ -253,15 +344,38 @@ def _ended_by_itself(headers: dict[str, str]) -> bool:
     return "batch completed" in reason or "maxbytes" in reason
 
 
-def delivery(reply: str) -> tuple[int, int]:
-    """Stream sequence, and how many messages wait behind it, from an acknowledgement subject.
+def stored(message: dict[str, Any]) -> Stored:
+    """The `message` of an answer of STREAM.MSG.GET."""
+    headers = parse_headers(base64.b64decode(message.get("hdrs", "")))
+    at = headers.get(STORED_AT_HEADER)
+    moment = int(at) if at is not None and at.isdecimal() else nanoseconds(message["time"])
+    data = base64.b64decode(message.get("data", ""))
+    return Stored(int(message["seq"]), moment, message["subject"], data, headers)
 
-    $JS.ACK.stream.consumer.delivered.SEQUENCE.consumer sequence.time.PENDING, or, since ADR-15,
+
+def parse_headers(block: bytes) -> dict[str, str]:
+    """Name to value, from the block that begins NATS/1.0 (ADR-4)."""
+    lines = block.decode("utf-8", "replace").split("\r\n")[1:]
+    pairs = (line.partition(":") for line in lines if line)
+    return {name: value.strip() for name, _, value in pairs}
+
+
+def nanoseconds(time: str) -> int:
+    """Since 1970, from RFC 3339 in UTC with up to nine decimals, as the server writes it."""
+    whole, _, part = time.removesuffix("Z").partition(".")
+    seconds = int(datetime.fromisoformat(whole + "+00:00").timestamp())
+    return seconds * _NANO + int(part.ljust(9, "0")[:9])
+
+
+def delivery(reply: str) -> Delivery:
+    """What an acknowledgement subject tells.
+
+    $JS.ACK.stream.consumer.delivered.SEQUENCE.CONSUMER_SEQUENCE.TIME.PENDING, or, since ADR-15,
     with domain and account after ACK and possibly one more token at the end.
     """
     tokens = reply.split(".")
-    if len(tokens) == 9:
-        return int(tokens[5]), int(tokens[8])
-    if len(tokens) >= 11:
-        return int(tokens[7]), int(tokens[10])
-    raise _Again(f"unknown acknowledgement subject of {len(tokens)} tokens")
+    at = 5 if len(tokens) == 9 else 7
+    if at == 7 and len(tokens) < 11:
+        raise _Again(f"unknown acknowledgement subject of {len(tokens)} tokens")
+    sequence, consumer_sequence, stored_at, pending = tokens[at : at + 4]
+    return Delivery(int(sequence), int(consumer_sequence), int(stored_at), int(pending))

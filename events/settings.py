@@ -32,6 +32,16 @@ def merge(base: Mapping[str, Any], patch: Mapping[str, Any]) -> Settings:
     return merged
 
 
+def with_strategy_defaults(merged: Settings) -> Settings:
+    """`merged` (all layers of a tenant's settings) with what depends on its strategy: EXPLAIN tells
+    of other tenants' rows, so a row tenant has it only when somebody allowed it by name."""
+    isolation, permissions = merged.get("isolation"), merged.get("permissions")
+    if not isinstance(isolation, dict) or isolation.get("strategy") != "row":
+        return merged
+    own = permissions if isinstance(permissions, dict) else {}
+    return {**merged, "permissions": {"allow_explain": False, **own}}
+
+
 def diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> Settings:
     """The smallest patch for which merge(old, patch) == new. Neither side may hold `None`."""
     patch: Settings = {key: None for key in old if key not in new}

@@ -24,6 +24,13 @@ log = logging.getLogger("tenantry.log")
 STREAM = "TENANTRY_CONFIG"
 SUBJECT_PREFIX = "tenantry.config."
 
+# Error codes of JetStream (server/errors.json of nats-server). The first two both mean that the
+# expected sequence was not the last one.
+WRONG_LAST_SEQUENCE = (10071, 10164)
+NO_MESSAGE_FOUND = 10037
+NO_STREAM_FOUND = 10059
+STREAM_NAME_IN_USE = 10058
+
 # apply(sequence, kind, id, commit)
 Apply = Callable[[int, str, str, Commit], None]
 

@@ -1,8 +1,16 @@
 """What tenants used, as differences: merged in memory, published now and then, counted once.
 
-Subject `tenantry.usage.<tenant>`, JSON, message id `<boot>.<n>`. A message whose outcome is unknown
-is sent again unchanged, so the server drops it if it has it (for DUPLICATE_SECONDS); readers that
-look back further drop repeats by the same (boot, n), which the message carries.
+Subject `tenantry.usage.<tenant>`, message id `<boot>.<n>`; the message is told in usage_delta.
+A message whose outcome is unknown is sent again unchanged, so the server drops it if it has it (for
+DUPLICATE_SECONDS); readers that look back further drop repeats by the same (boot, n).
+
+    add ─▶ merged in memory ─flush─▶ numbered ─▶ stream
+                                        └──────▶ spool on disk, while NATS is away ─▶ stream
+
+What a process that is killed takes with it is what was added since its last flush, and nothing
+else: what was numbered is in the stream, in the spool, or (NATS alive, answer under way) very
+likely in the stream; never in it twice. When the spool is full, usage is merged in memory again:
+nothing is lost as long as the process lives. What is lost is counted in `lost`.
 Usage must never slow or stop a query: `add` only adds, `flush` never raises.
 """
 
@@ -11,21 +19,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, fields
+from typing import Final
 from uuid import uuid4
 
-import orjson
 from nats.aio.client import Client
-from nats.errors import Error as NatsError
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 
-from events.connection import ATTEMPT_SECONDS
+from events.outlet import Outlet
+from events.spool import Message, Spool
+from events.usage_delta import Delta, encode
+
+__all__ = ["STREAM", "SUBJECT_PREFIX", "Delta", "UsagePublisher"]
 
 log = logging.getLogger("tenantry.usage")
 
 STREAM = "TENANTRY_USAGE"
 SUBJECT_PREFIX = "tenantry.usage."
-VERSION = 1
 
 # Long enough for a quarter's bill; the oldest go first when the disk share below is full.
 KEEP_DAYS = 90
@@ -37,41 +46,13 @@ DUPLICATE_SECONDS = 120.0
 # Tenants with usage that is not stored yet. About 500 bytes each, so 50 MB when NATS is away while
 # everybody is active. Usage of further tenants is counted in `lost`, and said in the log.
 TENANTS_WAITING_MAX = 100_000
-# Messages published before the first answer is awaited; the client's buffer holds 2 MiB.
-IN_FLIGHT_MAX = 256
-
-
-@dataclass(slots=True)
-class Delta:
-    """What was used since the last delta. Counts, bytes, seconds of server time."""
-
-    queries: int = 0
-    errors: int = 0
-    refused: int = 0
-    rows_out: int = 0
-    bytes_in: int = 0
-    bytes_out: int = 0
-    transactions: int = 0
-    busy_seconds: float = 0.0
-    connections: int = 0
-
-    def merge(self, other: Delta) -> None:
-        self.queries += other.queries
-        self.errors += other.errors
-        self.refused += other.refused
-        self.rows_out += other.rows_out
-        self.bytes_in += other.bytes_in
-        self.bytes_out += other.bytes_out
-        self.transactions += other.transactions
-        self.busy_seconds += other.busy_seconds
-        self.connections += other.connections
-
-
-_FIELDS = tuple(field.name for field in fields(Delta))
+# Messages made before others get their turn on the event loop: about two milliseconds of it.
+TURN: Final = 500
 
 
 class UsagePublisher:
-    """One worker's usage. `worker_id` tells people who counted; each start of it counts anew."""
+    """One worker's usage. `worker_id` tells people who counted; each start of it counts anew.
+    Without a spool, what NATS does not take stays in memory."""
 
     def __init__(
         self,
@@ -80,18 +61,18 @@ class UsagePublisher:
         *,
         replicas: int = 1,
         stream_bytes: int = STREAM_BYTES_MAX,
+        spool: Spool | None = None,
     ) -> None:
         self.lost = 0
-        self._stream_config = _stream(replicas, stream_bytes)
-        self._nats = nats
+        self.boot = uuid4().hex
+        self._outlet = Outlet(nats, stream_config(replicas, stream_bytes))
+        self._spool = spool
         self._worker = worker_id
-        self._boot = uuid4().hex
         self._sent = 0
         self._since = time.time()
         self._fresh: dict[str, Delta] = {}
-        # Messages sent at least once and not acknowledged: they must not change any more.
-        self._unsure: dict[str, tuple[str, bytes]] = {}
-        self._stream_ready = False
+        # Numbered, and not known to be stored: they must not change any more.
+        self._unsure: list[Message] = []
         self._flushing = asyncio.Lock()
 
     def add(self, tenant: str, delta: Delta) -> None:
@@ -100,98 +81,79 @@ class UsagePublisher:
         if found is not None:
             found.merge(delta)
         elif len(self._fresh) < TENANTS_WAITING_MAX:
-            kept = Delta()
-            kept.merge(delta)
-            self._fresh[tenant] = kept
+            self._fresh[tenant] = delta.copy()
         else:
             self.lost += 1
             if self.lost == 1:
                 log.error("usage of more than %d tenants waits; losing some", TENANTS_WAITING_MAX)
 
     def waiting(self) -> int:
-        """Tenants with usage that is not known to be stored."""
-        return len(self._fresh.keys() | self._unsure.keys())
+        """Tenants with usage that is neither known to be stored nor in the spool."""
+        unsure = {message.subject.removeprefix(SUBJECT_PREFIX) for message in self._unsure}
+        return len(self._fresh.keys() | unsure)
 
     async def flush(self) -> int:
         """Publish what was added; returns how many messages were stored. What cannot be published
-        stays, merged with what comes after it."""
+        goes to the spool; without one, or when it is full, it stays, merged with what comes."""
         async with self._flushing:
-            if not self._nats.is_connected or not await self._ensure_stream():
-                return 0
-            stored = await self._publish(list(self._unsure))
-            if not self._unsure:
-                self._freeze()
-                stored += await self._publish(list(self._unsure))
+            stored = 0
+            if await self._outlet.open():
+                stored += await self._publish()
+                if not self._unsure:
+                    await self._number()
+                    stored += await self._publish()
+                if not self._unsure:
+                    stored += await self._unspool()
+            if self._spool is not None and (self._unsure or self._fresh):
+                await self._keep(self._spool)
             return stored
 
-    def _freeze(self) -> None:
-        """Turn what was merged into messages."""
-        now = time.time()
-        for tenant, delta in self._fresh.items():
-            self._sent += 1
-            message = {
-                "v": VERSION,
-                "tenant": tenant,
-                "worker": self._worker,
-                "boot": self._boot,
-                "n": self._sent,
-                "from": self._since,
-                "to": now,
-                **{name: getattr(delta, name) for name in _FIELDS},
-            }
-            self._unsure[tenant] = (f"{self._boot}.{self._sent}", orjson.dumps(message))
-        self._fresh = {}
-        self._since = now
+    def close(self) -> None:
+        """After the last flush: leave the spool to the next process."""
+        if self._spool is not None:
+            self._spool.close()
 
-    async def _publish(self, tenants: list[str]) -> int:
-        """Send the unsure messages of `tenants` until one batch has a failure in it."""
+    async def _number(self) -> None:
+        """Turn what was merged into messages."""
+        fresh, self._fresh = self._fresh, {}
+        since, self._since = self._since, time.time()
+        until = self._since
+        for tenant, delta in fresh.items():
+            self._sent += 1
+            data = encode(tenant, self._worker, self.boot, self._sent, since, until, delta)
+            self._unsure.append(Message(SUBJECT_PREFIX + tenant, f"{self.boot}.{self._sent}", data))
+            if self._sent % TURN == 0:
+                await asyncio.sleep(0)
+
+    async def _publish(self) -> int:
+        before = len(self._unsure)
+        self._unsure = await self._outlet.store(self._unsure)
+        return before - len(self._unsure)
+
+    async def _unspool(self) -> int:
+        """Publish what waits on disk, and what killed processes left there."""
         stored = 0
-        for start in range(0, len(tenants), IN_FLIGHT_MAX):
-            batch = tenants[start : start + IN_FLIGHT_MAX]
-            done = await asyncio.gather(*(self._send(tenant) for tenant in batch))
-            stored += sum(done)
-            if not all(done):
+        while self._spool is not None and (segment := self._spool.take()) is not None:
+            messages = await asyncio.to_thread(segment.messages)
+            left = await self._outlet.store(messages)
+            stored += len(messages) - len(left)
+            if left:
                 break
+            self._spool.done()
         return stored
 
-    async def _send(self, tenant: str) -> bool:
-        message_id, data = self._unsure[tenant]
-        headers = {"Nats-Msg-Id": message_id, "Nats-Expected-Stream": STREAM}
-        try:
-            answer = await self._nats.request(
-                SUBJECT_PREFIX + tenant, data, timeout=ATTEMPT_SECONDS, headers=headers
-            )
-            error = orjson.loads(answer.data).get("error")
-        except (NatsError, OSError, TimeoutError, ValueError) as failure:
-            log.debug("usage of %s waits: %r", tenant, failure)
-            return False
-        if error is not None:
-            log.warning("usage is not stored: %s", error.get("description"))
-            self._stream_ready = False
-            return False
-        del self._unsure[tenant]
-        return True
-
-    async def _ensure_stream(self) -> bool:
-        """Make the stream unless it is there; one with other limits is the operator's choice."""
-        if self._stream_ready:
-            return True
-        try:
-            config = orjson.dumps(self._stream_config.as_dict())
-            for verb, body in (("INFO", b""), ("CREATE", config)):
-                subject = f"$JS.API.STREAM.{verb}.{STREAM}"
-                answer = await self._nats.request(subject, body, timeout=ATTEMPT_SECONDS)
-                error = orjson.loads(answer.data).get("error")
-                if error is None:
-                    self._stream_ready = True
-                    return True
-            log.warning("the stream %s cannot be made: %s", STREAM, error.get("description"))
-        except (NatsError, OSError, TimeoutError, ValueError) as failure:
-            log.debug("usage waits: %r", failure)
-        return False
+    async def _keep(self, spool: Spool) -> None:
+        """Put what is unsure, then what is fresh, on disk, as far as there is room."""
+        if self._unsure and not await asyncio.to_thread(spool.append, self._unsure):
+            return
+        self._unsure = []
+        if self._fresh and spool.used() < spool.bytes_max:
+            await self._number()
+            if await asyncio.to_thread(spool.append, self._unsure):
+                self._unsure = []
 
 
-def _stream(replicas: int, max_bytes: int) -> StreamConfig:
+def stream_config(replicas: int, max_bytes: int) -> StreamConfig:
     return StreamConfig(
         name=STREAM,
         description="What tenants of Tenantry used: differences, one message per tenant and flush",

@@ -92,6 +92,22 @@ class Welcome:
         self.parameters = parameters
 
 
+class Seal:
+    """How a server that several tenants share is made one tenant's, at each hand-over.
+
+    A server is sealed for a tenant while it holds the tenant's very Seal object. `enters` is False
+    where the database has nothing to enter: then the proxy's rewriting alone keeps tenants apart.
+    """
+
+    def __init__(self, tenant: str, *, enters: bool) -> None:
+        self.tenant = tenant
+        self.enters = enters
+
+    def token(self, backend: str) -> bytes:
+        """What `tenantry.enter` wants on the server process that `tenantry.backend` describes."""
+        raise NotImplementedError
+
+
 # Distinct sets of startup settings remembered per lease. Applications have a handful.
 MAX_WELCOMES: Final = 200
 
@@ -112,6 +128,14 @@ class Lease:
         self.meter = meter
         self.statements = statements
         self.session_mode = False
+        # None: the servers are the tenant's own.
+        self.seal: Seal | None = None
+        # Session state that every client of the tenant starts with (transaction pooling).
+        self.settings: dict[str, bytes] = {}
+        # What the tenant's notification channels begin with on the server; b"": nothing.
+        self.channel_prefix = b""
+        # Errors of the server may cite rows that are not the tenant's: their texts are replaced.
+        self.veiled = False
         self.max_statement_bytes = 0
         self.max_result_bytes = 0
         self.max_result_rows = 0

@@ -108,7 +108,46 @@ def test_a_file_with_every_mistake() -> None:
             '[[multi_tenancy.tenants]]\nid = "b"\n[multi_tenancy.tenants.isolation]\n'
             'strategy = "database"\ndatabase_name = "shared_db"',
             'f:9: multi_tenancy.tenants[1].isolation.database_name: database "shared_db" also '
-            "holds tenants that have only a schema. Give this tenant a database of its own.",
+            "holds tenants that share it. Give this tenant a database of its own.",
+        ),
+        (
+            '[[multi_tenancy.tenants]]\nid = "a"\nisolation.strategy = "row"\n'
+            '[[multi_tenancy.tenants]]\nid = "b"\n[multi_tenancy.tenants.isolation]\n'
+            'strategy = "row"\ntenant_value = "a"',
+            'f:10: multi_tenancy.tenants[1].isolation.tenant_value: the value "a" in database '
+            '"shared_db" already belongs to tenant "a". Choose another tenant_value.',
+        ),
+        (
+            '[[multi_tenancy.tenants]]\nid = "a"\n'
+            '[[multi_tenancy.tenants]]\nid = "b"\n[multi_tenancy.tenants.isolation]\n'
+            'strategy = "row"\nschema_name = "a"',
+            'f:9: multi_tenancy.tenants[1].isolation.schema_name: schema "a" belongs to tenant '
+            '"a". Name the schema of the shared tables.',
+        ),
+        (
+            '[[multi_tenancy.tenants]]\nid = "a"\nisolation.strategy = "row"\n'
+            '[[multi_tenancy.tenants]]\nid = "b"\n[multi_tenancy.tenants.isolation]\n'
+            'strategy = "row"\nenforcement = "rewrite"',
+            'f:10: multi_tenancy.tenants[1].isolation.enforcement: "rewrite" does not go with '
+            '"both" of tenant "a" in the same database. '
+            'Use "rewrite" for all row tenants of a database, or for none.',
+        ),
+        (
+            '[[multi_tenancy.tenants]]\nid = "a"\nisolation.strategy = "row"\n'
+            'isolation.schema_name = "tenantry"',
+            'f:6: multi_tenancy.tenants[0].isolation.schema_name: schema "tenantry" is reserved. '
+            "Choose another schema_name.",
+        ),
+        (
+            '[[multi_tenancy.tenants]]\nid = "a"\nisolation.strategy = "branch"',
+            "f:4: multi_tenancy.tenants[0].id: a branch needs a base. "
+            "Set isolation.branch_base to the database to clone.",
+        ),
+        (
+            '[[multi_tenancy.tenants]]\nid = "a"\n'
+            'isolation = { strategy = "branch", branch_base = "x", branch_name = "x" }',
+            "f:4: multi_tenancy.tenants[0].id: a branch cannot be its own base. "
+            "Choose another branch_name or branch_base.",
         ),
         (
             f'[[multi_tenancy.tenants]]\nid = "{"x" * 62}"\nisolation.strategy = "database"',

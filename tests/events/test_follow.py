@@ -361,4 +361,4 @@ def test_a_projection_emptied_and_filled_again_is_the_same(nats_server: Nats) ->
     ],
 )
 def test_both_forms_of_acknowledgement_subjects_are_read(reply: str) -> None:
-    assert delivery(reply) == (42, 3)
+    assert delivery(reply) == (42, 7, 1700000000, 3)

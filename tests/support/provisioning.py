@@ -22,7 +22,7 @@ from support.engines import Postgres
 from admin.engines import EmbeddedPostgres
 from admin.provision import provision
 from events.installation import Node
-from events.model import Provisioned, Tenant
+from events.model import Isolation, Provisioned, Tenant
 from events.secrets import Vault, tenant_purpose
 
 VAULT = Vault(b"k" * 32)
@@ -43,10 +43,8 @@ def lone_postgres() -> Iterator[Postgres]:
 
 
 def tenant(id: str, strategy: str = "schema", **settings: Any) -> Tenant:
-    """A tenant; `settings` are permissions, except database_name, schema_name and pool."""
-    isolation = {
-        key: settings.pop(key) for key in ("database_name", "schema_name") if key in settings
-    }
+    """A tenant; `settings` are permissions, except those of isolation and `connections`."""
+    isolation = {key: settings.pop(key) for key in Isolation.model_fields if key in settings}
     isolation["strategy"] = strategy
     pool = {"max_connections": settings.pop("connections", 4)}
     return Tenant.model_validate(

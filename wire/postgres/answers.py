@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Final
 from mypy_extensions import i64
 
 from wire.errors import ProtocolViolation, TenantryError, TooLarge
+from wire.ports import Seal
 from wire.postgres import owed as o
 from wire.postgres import protocol as p
 from wire.postgres.ledger import ADD, DROP, KEEP, Ledger
 from wire.postgres.owed import Owed
 from wire.postgres.reported import accept
+from wire.postgres.retold import retold
 from wire.postgres.session import EMPTY, PREPARE_PREFIX
 from wire.sql.verdict import (
     DEALLOCATE,
@@ -71,6 +73,12 @@ class Answers(Ledger):
         self.unnamed: object | None = None
         # What its session holds, or what may still reach it, is not known: never lend it again.
         self.spoiled = False
+        # Whose it is, where tenants share servers; None: nobody's.
+        self.seal: Seal | None = None
+        # What it will be sealed with once the hand-over under way is answered.
+        self.sealing: Seal | None = None
+        # A statement that breaks the seal is under way: nothing may run behind it.
+        self.unsealing = False
         # --- the current statement
         self.rows: i64 = 0
         self.result_bytes: i64 = 0
@@ -119,7 +127,8 @@ class Answers(Ledger):
         if kind == p.PARAMETER_STATUS:
             return self.parameter(data[pos + 5 : end])
         if kind == p.NOTICE:
-            return DROP if self.hiding or self.client is None else KEEP
+            veiled = self.lease is not None and self.lease.veiled
+            return DROP if self.hiding or self.client is None or veiled else KEEP
         if kind == p.NOTIFICATION:
             return self.notified(data, pos, end)
         p.legal(p.BACKEND, p.ACTIVE, kind)
@@ -221,6 +230,7 @@ class Answers(Ledger):
         self.muted = False
         self.override = b""
         self.copying = False
+        self.unsealing = False
         self.status = status
         if status == p.IDLE and self.head + 1 < len(self.owed):
             self.transaction_since = monotonic()
@@ -312,10 +322,12 @@ class Answers(Ledger):
             self.prepared.clear()
             client.forget_statements()
             self.still_prepared()
-        elif kind == SET and "." in effect.key:
-            self.names.add(effect.key)
         elif kind == DEALLOCATE and client.session_mode:
             client.forget_statement(effect.key[len(PREPARE_PREFIX) :].encode())
+        if kind in (RESET_ALL, DISCARD_ALL):
+            self.seal = None
+        if kind == SET and "." in effect.key:
+            self.names.add(effect.key)
         if session.initial and (kind in (RESET, RESET_ALL, DISCARD_ALL)):
             # The server went to its own defaults, the client's startup packet says otherwise.
             self.stale = True
@@ -336,6 +348,7 @@ class Answers(Ledger):
 
     def forget_session(self) -> None:
         """DISCARD ALL is about to run."""
+        self.seal = None
         self.state = EMPTY
         self.prepared.clear()
         self.unnamed = None
@@ -359,6 +372,8 @@ class Answers(Ledger):
                 self.probe_failed = True
             elif not self.setup_failure:
                 self.setup_failure = data[pos:end]
+            if entry.what != o.QUERY:
+                self.skip_to_sync()
             return DROP
         if client is not None:
             client.session.failure()
@@ -379,6 +394,10 @@ class Answers(Ledger):
         if self.override and sqlstate == b"57014":
             self.addition = self.override
             self.override = b""
+            return DROP | ADD
+        veiled = self.lease is not None and self.lease.veiled
+        if veiled or entry.edited is not None:
+            self.addition = retold(data[pos + p.HEADER : end], veiled, entry.edited)
             return DROP | ADD
         return KEEP
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from wire import errors as e
-from wire.ports import Lease, Meter
+from wire.ports import Lease, Meter, Seal
 from wire.postgres import owed as o
 from wire.postgres import protocol as p
 from wire.postgres.answers import REFUSED_PARSE, REFUSED_SQL
@@ -18,8 +18,15 @@ from wire.postgres.client_stream import TAKEN, ClientStream
 from wire.postgres.extended import Extended
 from wire.postgres.owed import Owed
 from wire.postgres.server import ServerConnection
-from wire.postgres.session import EMPTY, PROBE_SQL, TEMPORARY_PIN, Session, difference
-from wire.sql.verdict import Verdict
+from wire.postgres.session import (
+    EMPTY,
+    PREPARE_PREFIX,
+    PROBE_SQL,
+    TEMPORARY_PIN,
+    Session,
+    difference,
+)
+from wire.sql.verdict import DISCARD_ALL, RESET_ALL, Verdict
 
 RESET: Final = b"DISCARD ALL"
 NO_SETTINGS: Final[dict[str, str]] = {}
@@ -83,6 +90,7 @@ class Borrower(ClientStream):
             server.pause(True)
         if (
             server.state is self.session.state
+            and server.seal is self.lease.seal
             and not server.stale
             and (server.owner == self.serial or not (server.unsure or server.names))
         ):
@@ -96,27 +104,46 @@ class Borrower(ClientStream):
         """Bring the server's session to this client's state; None while that takes a round trip."""
         want = self.session.state
         foreign = server.owner != self.serial
-        if foreign and server.names and leaves_name(server, want):
+        seal = self.lease.seal
+        crossing = server.seal is not seal
+        if foreign and server.names and (crossing or leaves_name(server, want)):
             self.detach(server)
             server.pool.discard(server)
             return self.attach()
-        statements: list[bytes] = []
-        if server.stale or (server.unsure and foreign):
-            statements.append(RESET)
+        reset = token = b""
+        if server.stale or (server.unsure and foreign) or (crossing and server.owner):
+            reset = RESET
             server.forget_session()
+        if seal is not None and seal.enters and server.seal is not seal:
+            token = seal.token(server.backend)
         change = difference(server.state, want)
-        if change:
-            statements.append(change)
         server.owner = self.serial
-        self.handing_over = bool(statements)
-        if not statements:
+        if not reset and not token and not change:
             # Equal but not the same object: share one from now on.
             server.state = want
+            server.seal = seal
             self.tell_parameters(server)
             return server
+        self.handing_over = True
         self.block()
-        server.ask(statements, o.SETUP_LAST)
+        server.sealing = seal
+        server.hand_over(reset, token, change)
         return None
+
+    def reseal(self, server: ServerConnection, seal: Seal) -> None:
+        """The client has broken the seal of a server that it keeps (RESET ALL, DISCARD ALL)."""
+        state = self.session.state
+        prepared = {key: sql for key, sql in state.items() if key.startswith(PREPARE_PREFIX)}
+        change = difference(prepared, state)
+        token = seal.token(server.backend) if seal.enters else b""
+        if not token and not change:
+            server.seal = seal
+            self.server_idle(server)
+            return
+        self.handing_over = True
+        self.block()
+        server.sealing = seal
+        server.hand_over(b"", token, change)
 
     def prepared_server(self, server: ServerConnection, failure: bytes) -> None:
         """The hand-over is answered."""
@@ -130,6 +157,7 @@ class Borrower(ClientStream):
             self.pending = e.SessionNotRestored(fields.get("M", ""), detail=fields.get("D", ""))
         else:
             server.state = self.session.state
+            server.seal = server.sealing
             server.stale = False
             server.unsure = False
             self.tell_parameters(server)
@@ -165,6 +193,13 @@ class Borrower(ClientStream):
 
     def tie(self, server: ServerConnection, verdict: Verdict) -> e.TenantryError | None:
         """Note what the statement does to the server's session; an error when it may not pin it."""
+        if breaks_seal(verdict) and server.seal is not None:
+            if server.status != p.IDLE or not server.synced or server.outstanding() > 0:
+                return e.NotSupported(
+                    "RESET ALL cannot run inside a transaction or a pipeline here",
+                    hint="RESET the settings by their names, or RESET ALL by itself.",
+                )
+            server.unsealing = True
         if verdict.unsure:
             server.unsure = True
         if verdict.escapes:
@@ -214,6 +249,15 @@ class Borrower(ClientStream):
             self.send(REFUSED_PARSE)
         return TAKEN
 
+    def refuse_unsealed(self, what: int) -> int:
+        return self.refuse(
+            e.NotSupported(
+                "no statement can follow RESET ALL in one pipeline here",
+                hint="Wait for its answer first.",
+            ),
+            what,
+        )
+
     def refuse_oversized(self, what: int) -> int:
         return self.refuse(too_large(self.lease), what)
 
@@ -232,7 +276,9 @@ class Borrower(ClientStream):
             return
         session = self.session
         if session.pins and not self.session_mode:
-            if session.probe:
+            if server.seal is not self.lease.seal and self.lease.seal is not None:
+                self.reseal(server, self.lease.seal)
+            elif session.probe:
                 session.probing()
                 server.ask([PROBE_SQL], o.SETUP_PROBE)
             return
@@ -326,6 +372,11 @@ class Borrower(ClientStream):
     def forget_statement(self, name: bytes) -> None:
         if self.extended is not None:
             self.extended.statements.pop(name, None)
+
+
+def breaks_seal(verdict: Verdict) -> bool:
+    """Whether the text holds what also resets the setting in which the seal is."""
+    return any(effect.kind in (RESET_ALL, DISCARD_ALL) for effect in verdict.effects)
 
 
 def leaves_name(server: ServerConnection, want: dict[str, bytes]) -> bool:

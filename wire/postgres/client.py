@@ -18,7 +18,7 @@ from wire.postgres import protocol as p
 from wire.postgres.borrower import Borrower
 from wire.postgres.client_stream import FORWARD, TAKEN, WAIT
 from wire.postgres.extended import Extended, ambiguous, backslash
-from wire.postgres.owed import Owed
+from wire.postgres.owed import Edited, Owed
 from wire.postgres.protocol import HEADER, int32
 from wire.postgres.server import ServerConnection
 from wire.sql.lexer import plain_backslash
@@ -161,25 +161,34 @@ class ClientConnection(Borrower):
                 refusal = ambiguous(server, sql)
             if refusal is not None:
                 return self.refuse(refusal, o.QUERY)
+            if server.unsealing:
+                return self.refuse_unsealed(o.QUERY)
         self.paid = False
         self.meter.queries += 1
         if verdict.statements > 1:
             self.meter.queries += verdict.statements - 1
             self.lease.also(verdict.statements - 1)
-        if verdict.plain:
+        if verdict.plain and not verdict.edited:
             server.push(o.OWED_QUERY)
             return FORWARD
-        return self.special_query(server, verdict)
+        return self.special_query(server, sql, verdict)
 
-    def special_query(self, server: ServerConnection, verdict: Verdict) -> int:
-        """A statement that does something to the session besides its work."""
-        refusal = self.tie(server, verdict)
-        if refusal is not None:
-            return self.refuse(refusal, o.QUERY)
-        if self.extended is not None and self.extended.deallocated(server, verdict):
-            return TAKEN
-        server.push(Owed(o.QUERY, verdict=verdict) if verdict.effects else o.OWED_QUERY)
-        return FORWARD
+    def special_query(self, server: ServerConnection, sql: bytes, verdict: Verdict) -> int:
+        """A statement that does something to the session besides its work, or is rewritten."""
+        if not verdict.plain:
+            refusal = self.tie(server, verdict)
+            if refusal is not None:
+                return self.refuse(refusal, o.QUERY)
+            if self.extended is not None and self.extended.deallocated(server, verdict):
+                return TAKEN
+        effects = verdict if verdict.effects else None
+        if not verdict.edited:
+            server.push(o.OWED_QUERY if effects is None else Owed(o.QUERY, verdict=effects))
+            return FORWARD
+        guard = self.lease.guard
+        server.push(Owed(o.QUERY, verdict=effects, edited=Edited(sql, verdict, guard)))
+        self.send(p.query(guard.rewritten(sql, verdict)))
+        return TAKEN
 
     def sync(self) -> int:
         self.paid = False

@@ -32,7 +32,15 @@ class Target:
     """Where a pool's servers are, and as whom they log in."""
 
     def __init__(
-        self, host: str, port: int, database: str, user: str, password: str, tls: NodeTls | None
+        self,
+        host: str,
+        port: int,
+        database: str,
+        user: str,
+        password: str,
+        tls: NodeTls | None,
+        *,
+        sealed: bool = False,
     ) -> None:
         self.host = host
         self.port = port
@@ -40,15 +48,14 @@ class Target:
         self.user = user
         self.password = password
         self.tls = tls
+        # Tenants share these servers: each is asked for what names its process in a token.
+        self.sealed = sealed
 
     def same(self, other: Target) -> bool:
-        return (self.host, self.port, self.database, self.user, self.password) == (
-            other.host,
-            other.port,
-            other.database,
-            other.user,
-            other.password,
-        )
+        return self._place() == other._place()
+
+    def _place(self) -> tuple[object, ...]:
+        return self.host, self.port, self.database, self.user, self.password, self.sealed
 
 
 class _Login:
@@ -202,7 +209,28 @@ async def _log_in(
                 key,
                 target.tls.context if login.tls is not None and target.tls is not None else None,
             )
-            return hand_over(pool, login, cancel, parameters, settings)
+            backend = await _ask_backend(login, target) if target.sealed else ""
+            return hand_over(pool, login, cancel, parameters, settings, backend)
+
+
+async def _ask_backend(login: _Login, target: Target) -> str:
+    """What `tenantry.backend` says of the server's process. Raises ServerUnavailable."""
+    login.send(p.query(b"SELECT tenantry.backend()"))
+    found = ""
+    while True:
+        head = await login.read(5)
+        kind, length = head[0], int.from_bytes(head[1:5], "big")
+        if not 4 <= length <= MAX_LOGIN_BYTES:
+            raise e.ServerUnavailable("the PostgreSQL server broke the login protocol")
+        body = await login.read(length - 4)
+        if kind == p.ERROR:
+            raise refused(p.error_fields(body), target, {})
+        if kind == p.DATA_ROW and len(body) > 6:
+            found = body[6:].decode("ascii", "replace")
+        elif kind == p.READY:
+            if not found:
+                raise e.ServerUnavailable("the PostgreSQL server does not tell its process")
+            return found
 
 
 def hand_over(
@@ -211,12 +239,14 @@ def hand_over(
     cancel: CancelTarget,
     parameters: dict[str, str],
     settings: dict[str, str],
+    backend: str,
 ) -> ServerConnection:
     """From login to work: the transport gets its lasting protocol."""
     transport = login.transport
     assert transport is not None
     server = ServerConnection(pool, transport, cancel, share(parameters), login.tls)
     server.startup = settings
+    server.backend = backend
     transport.set_protocol(cast("asyncio.Protocol", server))
     login.transport = None
     if login.buffer:

@@ -14,7 +14,7 @@ from mypy_extensions import i64
 from wire import errors as e
 from wire.postgres import owed as o
 from wire.postgres import protocol as p
-from wire.postgres.owed import Owed
+from wire.postgres.owed import Edited, Owed
 from wire.postgres.prepared import MAX_CLIENT_BYTES, MAX_PER_CLIENT, Prepared
 from wire.postgres.protocol import HEADER
 from wire.postgres.server import ServerConnection
@@ -92,15 +92,24 @@ class Extended:
             if refusal is not None:
                 return client.refuse(refusal, o.PARSE)
         tail = data[name_end + 1 : end]
+        edited: Edited | None = None
+        if verdict.edited:
+            tail = guard.rewritten(sql, verdict) + data[sql_end:end]
+            edited = Edited(sql, verdict, guard)
         if name_end == pos + HEADER:
             before = self.unnamed
             if before is None or before.tail != tail or before.judge is not guard:
                 self.unnamed = Prepared(sql, tail, verdict, guard)
             server.unnamed = self.unnamed
             # Behind other requests it may be skipped, and then the one of before is still there.
-            alone = before is None or server.outstanding() == 0
-            server.push(o.OWED_PARSE if alone else Owed(o.PARSE, before=before))
-            return FORWARD
+            if before is None or server.outstanding() == 0:
+                before = None
+            if edited is None:
+                server.push(o.OWED_PARSE if before is None else Owed(o.PARSE, before=before))
+                return FORWARD
+            server.push(Owed(o.PARSE, before=before, edited=edited))
+            client.send(p.message(p.PARSE, b"\0" + tail))
+            return TAKEN
         return self.parse_named(server, data[pos + HEADER : name_end], sql, tail, verdict)
 
     def parse_named(
@@ -139,8 +148,11 @@ class Extended:
         if client.session_mode:
             prepared = Prepared(sql, tail, verdict, guard)
             self.statements[name] = prepared
-            server.push(Owed(o.PARSE, prepared=prepared, name=name))
-            return FORWARD
+            server.push(Owed(o.PARSE, prepared=prepared, name=name, edited=self.edited(prepared)))
+            if not verdict.edited:
+                return FORWARD
+            client.send(p.message(p.PARSE, name + b"\0" + tail))
+            return TAKEN
         prepared = client.lease.statements.intern(
             sql, tail, client.session.search_path(), verdict, guard
         )
@@ -176,7 +188,8 @@ class Extended:
             server.push(Owed(o.CLOSE, hidden=True, number=oldest))
             self.client.send(p.message(p.CLOSE, b"Stenantry_%d\0" % oldest))
         known[prepared.number] = None
-        server.push(Owed(o.PARSE, hidden=hidden, prepared=prepared, name=name))
+        edited = self.edited(prepared)
+        server.push(Owed(o.PARSE, hidden=hidden, prepared=prepared, name=name, edited=edited))
         self.client.send(p.message(p.PARSE, prepared.server_name + b"\0" + prepared.tail))
 
     # --- Bind -------------------------------------------------------------------------------------
@@ -196,6 +209,8 @@ class Extended:
             refusal = self.judge_again(prepared)
             if refusal is not None:
                 return client.refuse(refusal, o.BIND)
+            if not name:
+                prepared = self.unnamed
         server = self.server()
         if server is None:
             return self.no_server()
@@ -221,14 +236,38 @@ class Extended:
 
     def judge_again(self, prepared: Prepared) -> e.TenantryError | None:
         """The policy may have changed since Parse."""
-        guard = self.client.lease.guard
+        client = self.client
+        guard = client.lease.guard
         if prepared.judge is not guard:
             prepared.verdict = guard.judge(prepared.sql) or guard.learn(prepared.sql)
             prepared.judge = guard
-        client = self.client
+            self.rewrite_again(prepared)
         if client.escapes and self.parses_again(prepared) and client.misread(prepared.sql):
             return backslash()
         return prepared.verdict.refusal
+
+    def rewrite_again(self, prepared: Prepared) -> None:
+        """Another guard may rewrite otherwise: servers must prepare the new text."""
+        verdict = prepared.verdict
+        if verdict.refusal is not None or self.client.session_mode:
+            # Session pooling has servers of the tenant's own: the database alone must do there.
+            return
+        lease = self.client.lease
+        text = lease.guard.rewritten(prepared.sql, verdict) if verdict.edited else prepared.sql
+        if not prepared.retail(text):
+            return
+        if prepared is self.unnamed:
+            # Servers know the unnamed statement they hold by this object.
+            self.unnamed = Prepared(prepared.sql, prepared.tail, verdict, prepared.judge)
+        else:
+            lease.statements.renew(prepared)
+
+    def edited(self, prepared: Prepared) -> Edited | None:
+        """What errors about the statement must be told by, if servers get another text."""
+        verdict = prepared.verdict
+        if not verdict.edited:
+            return None
+        return Edited(prepared.sql, verdict, self.client.lease.guard)
 
     def parses_again(self, prepared: Prepared) -> bool:
         """Whether the server that the client has, or will get, lacks the statement."""
@@ -280,6 +319,8 @@ class Extended:
         refusal = client.charge()
         if refusal is not None:
             return client.refuse(refusal, o.EXECUTE)
+        if server.unsealing:
+            return client.refuse_unsealed(o.EXECUTE)
         if portal_end == pos + HEADER:
             prepared = self.portal
             self.portal_ran = True
@@ -316,6 +357,8 @@ class Extended:
             refusal = None if prepared is None else self.judge_again(prepared)
             if refusal is not None:
                 return client.refuse(refusal, o.DESCRIBE)
+            if not name:
+                prepared = self.unnamed
         server = self.server()
         if server is None:
             return self.no_server()

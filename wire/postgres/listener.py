@@ -15,7 +15,6 @@ from wire.postgres.cancel import LONG_KEY_BYTES, SHORT_KEY_BYTES, CancelKeys
 from wire.postgres.client import ClientConnection
 from wire.postgres.startup import Startup
 from wire.postgres.tls_setup import ListenerTls
-from wire.sql import helper
 from wire.sql.guard import Guard
 from wire.tasks import spawn
 
@@ -127,7 +126,7 @@ class Listener:
             async with turn:
                 if client.closed:
                     return
-                facts = await asyncio.wrap_future(helper.submit(sql))
+                facts = await asyncio.wrap_future(guard.submit(sql))
             guard.adopt(sql, facts)
         except Exception as error:
             log.warning("a statement of %d bytes could not be read: %r", len(sql), error)

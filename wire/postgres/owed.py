@@ -11,6 +11,7 @@ from typing import Final
 
 from wire.postgres.prepared import Prepared
 from wire.postgres.protocol import COMMAND_COMPLETE, message
+from wire.sql.guard import Guard
 from wire.sql.verdict import Verdict
 
 # What the entry waits for.
@@ -31,6 +32,19 @@ MAX_OUTSTANDING: Final = 400_000
 MAX_ANSWERED: Final = 4_096
 
 
+class Edited:
+    """What the client sent where the server got a rewritten text: errors tell positions in it."""
+
+    def __init__(self, sql: bytes, verdict: Verdict, guard: Guard) -> None:
+        self.sql = sql
+        self.verdict = verdict
+        self.guard = guard
+
+    def position(self, position: int) -> int:
+        """Where in the client's text a position (from 1 on, in characters) is; 0: nowhere."""
+        return self.guard.original_position(self.sql, self.verdict, position)
+
+
 class Owed:
     """One answer owed."""
 
@@ -47,6 +61,7 @@ class Owed:
         setup: int = 0,
         number: int = 0,
         before: Prepared | None = None,
+        edited: Edited | None = None,
     ) -> None:
         self.what = what
         # The answer is ours, not the client's.
@@ -67,6 +82,8 @@ class Owed:
         self.number = number
         # Parse of the unnamed statement: the client's one of before.
         self.before = before
+        # The server got another text than the client sent.
+        self.edited = edited
 
 
 # Requests of the proxy's own.

@@ -26,7 +26,8 @@ MAX_CLIENT_BYTES: Final = 8 * 1024 * 1024
 class Prepared:
     """One statement text with its parameter types, and what the guard said of it.
 
-    `tail` is the Parse message after the name: query text, zero byte, parameter types.
+    `sql` is the client's text. `tail` is the Parse message after the name, as servers get it: query
+    text (rewritten, where that is needed), zero byte, parameter types.
     """
 
     def __init__(
@@ -45,6 +46,18 @@ class Prepared:
         self.judge = judge
         self.number = number
         self.server_name = server_name
+
+    def text_end(self) -> int:
+        """Where the query text ends in `tail`."""
+        return self.tail.index(b"\0")
+
+    def retail(self, text: bytes) -> bool:
+        """Send servers this text from now on; whether that is another one than before."""
+        end = self.text_end()
+        if self.tail[:end] == text:
+            return False
+        self.tail = text + self.tail[end:]
+        return True
 
 
 class Statements:

@@ -31,6 +31,13 @@ MAX_DESCRIPTION_BYTES: Final[i64] = 1024 * 1024
 # Cancel requests under way to one server: one is enough, a few more follow later statements.
 MAX_CANCELS: Final = 4
 
+# The sealing of a server, as messages: one parameter of type text (OID 25), in text format.
+ENTER_PARSE: Final = p.message(
+    p.PARSE, b"\0SELECT tenantry.enter($1)\0\0\x01" + (25).to_bytes(4, "big")
+)
+BIND_START: Final = b"\0\0" + b"\0\0" + b"\0\x01"
+ENTER_EXECUTE: Final = p.message(p.EXECUTE, b"\0" + bytes(4)) + p.SYNC_MESSAGE
+
 
 class ServerConnection(Answers):
     """An asyncio protocol; `pool` owns it, `client` borrows it."""
@@ -49,6 +56,8 @@ class ServerConnection(Answers):
         self.target = target
         self.tls = tls
         self.startup: dict[str, str] = {}
+        # What names its process in a token; "" unless tenants share it.
+        self.backend = ""
         self.created = monotonic()
         self.closed = False
         self.paused = False
@@ -203,15 +212,45 @@ class ServerConnection(Answers):
 
     def ask(self, statements: list[bytes], last: int) -> None:
         """Run statements of our own, each a Query by itself; the client sees none of it."""
-        self.setup_failure = b""
-        self.probe_rows = 0
-        self.probe_failed = False
+        self.begin_asking()
         out: list[bytes] = []
         for index, sql in enumerate(statements):
             setup = last if index == len(statements) - 1 else o.SETUP_MORE
             self.push(Owed(o.QUERY, hidden=True, setup=setup))
             out.append(p.query(sql))
         self.write(b"".join(out))
+
+    def hand_over(self, reset: bytes, token: bytes, change: bytes) -> None:
+        """In one round trip: reset the session, seal it for a tenant, set its state.
+
+        Empty parts are left out. The token is a bound parameter, so that the server shows it to
+        nobody (pg_stat_activity tells texts only).
+        """
+        self.begin_asking()
+        out: list[bytes] = []
+        if reset:
+            setup = o.SETUP_MORE if token or change else o.SETUP_LAST
+            self.push(Owed(o.QUERY, hidden=True, setup=setup))
+            out.append(p.query(reset))
+        if token:
+            for what in (o.PARSE, o.BIND, o.EXECUTE):
+                self.push(Owed(what, hidden=True, setup=o.SETUP_MORE))
+            self.push(Owed(o.SYNC, hidden=True, setup=o.SETUP_MORE if change else o.SETUP_LAST))
+            out.append(ENTER_PARSE)
+            out.append(
+                p.message(p.BIND, BIND_START + len(token).to_bytes(4, "big") + token + b"\0\0")
+            )
+            out.append(ENTER_EXECUTE)
+            self.unnamed = None
+        if change:
+            self.push(Owed(o.QUERY, hidden=True, setup=o.SETUP_LAST))
+            out.append(p.query(change))
+        self.write(b"".join(out))
+
+    def begin_asking(self) -> None:
+        self.setup_failure = b""
+        self.probe_rows = 0
+        self.probe_failed = False
 
     def setup_step(self, entry: Owed) -> None:
         client = self.client
@@ -233,11 +272,20 @@ class ServerConnection(Answers):
         if self.head < len(self.owed) and self.owed[self.head].setup in o.HAND_OVER:
             # The server's last client has listened for it.
             return DROP
+        prefix = self.lease.channel_prefix if self.lease is not None else b""
+        named = pos + HEADER + 4
+        if prefix:
+            if data[named : named + len(prefix)] != prefix:
+                # Another tenant's: this client could not have asked for it.
+                return DROP
+            named += len(prefix)
         sender = int32(data, pos + HEADER)
         told = self.told_id if sender == self.target.process_id else self.pool.told_id(sender)
-        if told == 0 or told == sender:
+        if told == 0:
+            told = sender
+        if told == sender and not prefix:
             return KEEP
-        self.addition += p.message(p.NOTIFICATION, told.to_bytes(4, "big") + data[pos + 9 : end])
+        self.addition += p.message(p.NOTIFICATION, told.to_bytes(4, "big") + data[named:end])
         return DROP | ADD
 
     # --- cancel and end ---------------------------------------------------------------------------

@@ -287,10 +287,11 @@ class Startup:
 
     def settings_state(self, settings: dict[str, str]) -> dict[str, bytes]:
         """Settings of the startup packet as session state, judged like any SET."""
+        lease = self.client.lease
         if not settings:
-            return EMPTY
-        guard = self.client.lease.guard
-        state: dict[str, bytes] = {}
+            return lease.settings or EMPTY
+        guard = lease.guard
+        state = dict(lease.settings)
         for name, value in settings.items():
             sql = set_statement(name, value)
             verdict = guard.judge(sql) or guard.learn(sql)

@@ -15,7 +15,7 @@ from typing import Any, Final
 import orjson
 
 from wire.errors import NotSupported, SyntaxRefused, TenantryError, TooLarge
-from wire.sql import effects, libpg
+from wire.sql import effects, framed, libpg
 from wire.sql import verdict as v
 from wire.sql.builtins import BUILTINS
 from wire.sql.commands import (
@@ -23,12 +23,15 @@ from wire.sql.commands import (
     DDL,
     LOCKING,
     OBJECT_FIELDS,
+    OF_RELATIONS,
     SYSTEM,
     SYSTEM_OBJECTS,
     UNLOCKING,
     system_function,
 )
+from wire.sql.edits import Edit
 from wire.sql.facts import Facts, Statement, same
+from wire.sql.frame import DATABASE, Frame
 from wire.sql.lexer import PUNCTUATION, tokens
 
 MAX_STATEMENTS: Final = 10_000  # in one text: 10 MB of facts, a second of a processor
@@ -84,7 +87,7 @@ def parse(sql: bytes) -> list[dict[str, Any]]:
     return statements
 
 
-def analyse(sql: str | bytes) -> Facts:
+def analyse(sql: str | bytes, frame: Frame = DATABASE) -> Facts:
     """The facts of a text of one or more statements, as bytes in the client's encoding.
 
     A text that is not UTF-8 is read byte by byte as Latin-1: right for every encoding in which all
@@ -108,27 +111,38 @@ def analyse(sql: str | bytes) -> Facts:
         raise TooLarge("statement is nested too deeply to be judged") from None
     if len(trees) > MAX_STATEMENTS:
         raise TooLarge(f"text holds more than {MAX_STATEMENTS} statements")
+    statements = _statements(trees, text, frame)
+    if foreign:
+        for statement in {id(each): each for each in statements}.values():
+            _translate(statement, text)
+    return Facts(statements)
+
+
+def _statements(trees: list[dict[str, Any]], text: bytes, frame: Frame) -> list[Statement]:
     statements: list[Statement] = []
     for tree in trees:
         if "stmt" not in tree:
             continue
         statement = _Walk(tree["stmt"]).out
+        start = tree.get("stmt_location", 0)
+        length = tree.get("stmt_len", 0)
+        end = start + length if length else len(text)
+        if frame.shared:
+            framed.fit(statement, tree["stmt"], text, start, end, frame)
         if statement.effect in (v.SET, v.PREPARE):
-            start = tree.get("stmt_location", 0)
-            length = tree.get("stmt_len", 0)
-            _locate(statement, text, start, start + length if length else len(text))
-            if foreign:
-                _translate(statement, text)
+            _locate(statement, text, start, end)
         if statements and same(statements[-1], statement):
             statement = statements[-1]
         statements.append(statement)
-    return Facts(statements)
+    if frame.shared:
+        framed.finish(statements, text, frame)
+    return statements
 
 
-def analyse_or_refuse(sql: bytes) -> Facts:
+def analyse_or_refuse(sql: bytes, frame: Frame = DATABASE) -> Facts:
     """As analyse, with what it raises as the facts' refusal."""
     try:
-        return analyse(sql)
+        return analyse(sql, frame)
     except TenantryError as error:
         return Facts([], error)
 
@@ -150,10 +164,21 @@ def _translate(statement: Statement, text: bytes) -> None:
     """From positions in the text we parsed to those in the client's."""
     statement.start = len(text[: statement.start].decode())
     statement.end = len(text[: statement.end].decode())
-    if not statement.key.isascii():
+    if statement.effect in (v.SET, v.PREPARE) and not statement.key.isascii():
         # We could replay it, but not undo it: its name is not what the server knows.
         statement.effect = v.NONE
         statement.pin = "a name that is not UTF-8"
+    edits: list[Edit] = []
+    seen = characters = 0
+    for edit in statement.edits:
+        if not all(part.isascii() for part in edit.parts):
+            raise NotSupported("a name that is not UTF-8 cannot be used in this statement")
+        characters += len(text[seen : edit.start].decode())
+        start = characters
+        characters += len(text[edit.start : edit.end].decode())
+        seen = edit.end
+        edits.append(Edit(start, characters, edit.parts, edit.holes))
+    statement.edits = edits
 
 
 class _Walk:
@@ -315,7 +340,7 @@ class _Walk:
         for named in [*objects, node.get("object")]:
             if isinstance(named, dict) and "List" in named:
                 words = effects.names(named["List"].get("items", []))
-                if node.get("objtype") == "OBJECT_COLUMN":
+                if OF_RELATIONS.intersection((node.get("objtype"), node.get("removeType"))):
                     words = words[:-1]
                 if words:
                     out.relations.add((words[-2] if len(words) > 1 else "", words[-1]))

@@ -101,6 +101,13 @@ SYSTEM_OBJECTS: Final[dict[str, str]] = {
     "OBJECT_PUBLICATION": "a publication",
     "OBJECT_SUBSCRIPTION": "a subscription",
 }
+# Objects that belong to a relation: the last word names them, those before it the relation.
+OF_RELATIONS: Final = frozenset(
+    [
+        *("OBJECT_COLUMN", "OBJECT_TRIGGER", "OBJECT_RULE", "OBJECT_POLICY"),
+        *("OBJECT_TABCONSTRAINT", "OBJECT_DEFAULT"),
+    ]
+)
 OBJECT_FIELDS: Final = ("removeType", "renameType", "objectType", "objtype")
 
 # Nodes whose queries are stored for later, not run now.

@@ -155,8 +155,8 @@ def setting(out: Statement, name: str, values: list[str | None]) -> None:
                 out.pin = "set_config"
 
 
-def set_config(out: Statement, args: list[dict[str, Any]]) -> None:
-    """set_config(name, value, is_local), in positional or in named notation."""
+def config_arguments(args: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """name, value and is_local of set_config, given in positional or in named notation."""
     given: list[dict[str, Any]] = [{}, {}, {}]
     for position, arg in enumerate(args[:3]):
         named = arg.get("NamedArgExpr")
@@ -165,6 +165,12 @@ def set_config(out: Statement, args: list[dict[str, Any]]) -> None:
         else:
             order = {"setting_name": 0, "new_value": 1, "is_local": 2}
             given[order.get(named.get("name", ""), 2)] = named.get("arg", {})
+    return given
+
+
+def set_config(out: Statement, args: list[dict[str, Any]]) -> None:
+    """What a call of set_config does."""
+    given = config_arguments(args)
     out.literal = True
     name = const(given[0])
     if name is None:

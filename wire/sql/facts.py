@@ -23,6 +23,8 @@ class Statement:
     forbidden   why nobody may run it, or ""
     escapes     turns standard_conforming_strings off for the session
     literal     the facts depend on the value of a literal
+    schemas     that it names, also in search_path; gathered for databases with several tenants
+    unknown_path  sets search_path to what cannot be seen here
     edits       changes to the text before it is forwarded, in order (see edits.py)
     effect, key, start, end   as in verdict.Effect; the text is sql[start:end]
     """
@@ -33,6 +35,8 @@ class Statement:
         self.system = ""
         self.relations: set[tuple[str, str]] = set()
         self.functions: set[str] = set()
+        self.schemas: set[str] = set()
+        self.unknown_path = False
         self.explain = False
         self.writes = False
         self.read_write = False
@@ -56,6 +60,8 @@ class Facts:
     exact     they hold for this text only, not for all of its template
     weight    how many different statements it holds; neighbours with equal facts are one object
     names     how many relations and functions these name
+    edits     those of all statements, in order
+    lifted    their positions are those of the template, not of the text
     """
 
     def __init__(self, statements: list[Statement], refusal: TenantryError | None = None) -> None:
@@ -65,6 +71,8 @@ class Facts:
         distinct = {id(statement): statement for statement in statements}.values()
         self.weight = len(distinct)
         self.names = sum(len(one.relations) + len(one.functions) for one in distinct)
+        self.edits = [edit for statement in distinct for edit in statement.edits]
+        self.lifted = False
 
 
 FIELDS: Final = tuple(vars(Statement()))
@@ -86,9 +94,20 @@ def dump(facts: Facts) -> list[list[Any]]:
             plain[-1][0] += 1
             continue
         last = statement
-        values = [getattr(statement, name) for name in FIELDS]
-        plain.append([1, [sorted(x) if isinstance(x, set) else x for x in values]])
+        plain.append([1, [_plain(getattr(statement, name)) for name in FIELDS]])
     return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, set):
+        return sorted(value)
+    if isinstance(value, list):
+        # Bytes travel as the characters of Latin-1.
+        return [
+            [edit.start, edit.end, [part.decode("latin-1") for part in edit.parts], edit.holes]
+            for edit in value
+        ]
+    return value
 
 
 def load(plain: list[list[Any]]) -> Facts:
@@ -99,6 +118,11 @@ def load(plain: list[list[Any]]) -> Facts:
         for name, value in zip(FIELDS, values, strict=True):
             if name == "relations":
                 statement.relations = {(schema, relation) for schema, relation in value}
+            elif name == "edits":
+                statement.edits = [
+                    Edit(start, end, tuple(part.encode("latin-1") for part in parts), tuple(holes))
+                    for start, end, parts, holes in value
+                ]
             else:
                 setattr(statement, name, set(value) if isinstance(value, list) else value)
         statements.extend([statement] * count)

@@ -1,23 +1,28 @@
 """Judges texts: by the exact text, else by its template, else by parsing it once.
 
-Two layers of caches. What a text does (facts) is the same for all tenants and kept in one Analyser
-per worker; what a tenant may do (verdicts) is kept in its Guard, which is made anew whenever the
-tenant's policy changes. Where rewriting of row-isolated statements comes, it comes between the two.
+Two layers of caches. What a text does (facts), and how it must be edited, is the same for all
+tenants of a frame and kept in one Analyser per worker and frame; what a tenant may do (verdicts),
+and with what its edits are filled, is kept in its Guard, which is made anew whenever the tenant's
+policy or frame changes.
 """
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from hashlib import sha256
 from time import monotonic
 from typing import Final
 
 from events.model import Permissions, RateLimits
 from wire.errors import TooLarge
-from wire.sql import helper
+from wire.sql import framed, helper
 from wire.sql.analyse import analyse_or_refuse
+from wire.sql.edits import HOLES, Edit, apply
 from wire.sql.facts import Facts, Statement
+from wire.sql.frame import DATABASE, Frame
 from wire.sql.policy import Policy
-from wire.sql.template import template
+from wire.sql.splices import Splices, lift
+from wire.sql.template import marked_template, template
 from wire.sql.verdict import NONE, Effect, Verdict
 
 # Longer texts are parsed in a helper process: 8 KiB take at most 15 ms here (a typical text of that
@@ -41,6 +46,7 @@ FACTS_BYTES: Final = 12 * 1024 * 1024
 STATEMENT_BYTES: Final = 1024  # what the facts of a statement take, roughly
 NAME_BYTES: Final = 256  # and each relation or function that it names
 EFFECT_BYTES: Final = 128
+EDIT_BYTES: Final = 512
 # Texts whose second coming is noticed; one number each.
 SEEN_SLOTS: Final = 2048
 
@@ -64,7 +70,9 @@ class Verdicts:
         return found
 
     def put(self, key: bytes, verdict: Verdict) -> None:
-        cost = len(key) + EFFECT_BYTES * len(verdict.effects)
+        cost = len(key) + EFFECT_BYTES * len(verdict.effects) + len(verdict.forward)
+        if verdict.splices is not None:
+            cost += verdict.splices.size
         # One text may not throw out all others.
         if cost > self._limit // 4:
             return
@@ -80,14 +88,16 @@ class Verdicts:
 
 
 class Analyser:
-    """The facts of texts, remembered for all tenants of a worker. Bounded like Verdicts.
+    """The facts of texts, remembered for all tenants of one frame. Bounded like Verdicts.
 
     They are kept under the template, or under the text where they hold for that only, or under the
     digest of a text that is too long for a template. What has just been put in is found at once:
     that is how a text that was parsed elsewhere comes back to be judged.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, frame: Frame = DATABASE) -> None:
+        self.frame = frame
+        framed.ready(frame)
         self._young: dict[bytes, Facts] = {}
         self._old: dict[bytes, Facts] = {}
         self._size = 0
@@ -106,6 +116,9 @@ class Analyser:
         """The facts of a text whose template is `key` (None: it has none), if remembered."""
         name = _own_name(sql)
         facts = self._young.get(name) or self._old.get(name)
+        if facts is not None and facts.lifted and key != sql:
+            # The text looks like the template of other ones.
+            facts = None
         if facts is None and key is not None:
             facts = self._young.get(key) or self._old.get(key)
             if facts is not None and (facts.exact or facts.refusal is not None):
@@ -116,6 +129,7 @@ class Analyser:
     def remember(self, sql: bytes, key: bytes | None, facts: Facts) -> None:
         name = key if key is not None and not facts.exact else _own_name(sql)
         cost = len(name) + STATEMENT_BYTES * (1 + facts.weight) + NAME_BYTES * facts.names
+        cost += EDIT_BYTES * len(facts.edits)
         if self._size + cost > FACTS_BYTES:
             self._old = self._young
             self._young = {}
@@ -134,20 +148,41 @@ def _own_name(sql: bytes) -> bytes:
     return sql if len(sql) <= TEMPLATE_MAX else sha256(sql).digest()
 
 
-SHARED: Final = Analyser()
+OF_DATABASE: Final = Analyser(DATABASE)
+"""The facts for all tenants that have their databases for themselves."""
 
 
 class Guard:
-    """Judges one tenant's texts under one version of its policy."""
+    """Judges one tenant's texts under one version of its policy, and makes the edits they need."""
 
     def __init__(
-        self, permissions: Permissions, limits: RateLimits, analyser: Analyser = SHARED
+        self,
+        permissions: Permissions,
+        limits: RateLimits,
+        analyser: Analyser = OF_DATABASE,
+        values: tuple[bytes, bytes, bytes] = (b"", b"", b""),
+        schemas: frozenset[str] | None = None,
     ) -> None:
-        """Raises ValueError when permissions.blocked_tables holds what is not a table's name."""
-        self._policy = Policy(permissions)
+        """`values` fill the holes of edits, in the order of edits.HOLES, and are ASCII, since the
+        client chooses the encoding. `schemas` are the only ones that may be named, besides
+        PostgreSQL's own; None: any.
+
+        Raises ValueError when permissions.blocked_tables holds what is not a table's name, or when
+        a value is not ASCII.
+        """
+        assert len(values) == HOLES
+        for value in values:
+            if not value.isascii():
+                raise ValueError("values of edits must be ASCII")
+        self._policy = Policy(permissions, schemas)
         self._analyser = analyser
+        self._values = values
+        self._marked = analyser.frame.shared
+        # A row of VALUES may get the tenant's value.
+        self._rows = analyser.frame.catalog is None
         self._key_of = b""
         self._last_key: bytes | None = None
+        self._last_marks: list[int] = []
         self._read_seconds = 0.0
         self._read_since = monotonic()
         self._exact = Verdicts(VERDICT_ENTRIES, VERDICT_BYTES)
@@ -174,15 +209,56 @@ class Guard:
         found = self._templates.get(key)
         if found is not None and self._analyser.seen(sql):
             # Texts that never come again (a new literal each time) must not fill the cache.
+            if found.edited:
+                found = found.of_text(self.rewritten(sql, found))
             self._exact.put(sql, found)
         return found
+
+    def rewritten(self, sql: bytes, verdict: Verdict) -> bytes:
+        """The text to forward in place of `sql`, whose verdict says that it is edited."""
+        splices = verdict.splices
+        assert splices is not None
+        return verdict.forward or splices.made(sql, self._marks(sql, splices))
+
+    def original_position(self, sql: bytes, verdict: Verdict, position: int) -> int:
+        """Where the character at `position` of the rewritten text is in the client's.
+
+        Both count from 1, as the field P of an ErrorResponse does. 0: in the client's text there
+        is no such place.
+        """
+        splices = verdict.splices
+        if splices is None or position < 1:
+            return position
+        text = self.rewritten(sql, verdict)
+        try:
+            at = len(text.decode()[: position - 1].encode())
+            found = splices.original(at, self._marks(sql, splices))
+            return len(sql[:found].decode()) + 1 if found >= 0 else 0
+        except UnicodeDecodeError:
+            found = splices.original(position - 1, self._marks(sql, splices))
+            return found + 1
+
+    def _marks(self, sql: bytes, splices: Splices) -> list[int]:
+        if not splices.lifted:
+            return []
+        if splices.rows == self._rows and self._marked:
+            self._key(sql)
+            return self._last_marks
+        marks: list[int] = []  # the verdict comes from a guard with another frame
+        marked_template(sql, marks, splices.rows)
+        return marks
 
     def _key(self, sql: bytes) -> bytes | None:
         """The template, or None; a new text is asked for several times in a row."""
         if len(sql) > TEMPLATE_MAX:
             return None
         if sql != self._key_of:
-            self._last_key = template(sql)
+            if self._marked:
+                marks: list[int] = []
+                self._last_key = marked_template(sql, marks, self._rows)
+                self._last_marks = marks
+            else:
+                self._last_key = template(sql)
             self._key_of = sql
         return self._last_key
 
@@ -190,6 +266,11 @@ class Guard:
         """Whether the text must be parsed elsewhere: submit it to a helper, then `adopt`."""
         limit = SMALL if self._overdrawn() else PARSE_HERE_MAX
         return len(sql) > limit and self._known(sql) is None
+
+    def submit(self, sql: bytes) -> Future[Facts]:
+        """The text's facts as a helper process reads them, for `adopt`. Raises RuntimeError when
+        the helper is being closed."""
+        return helper.submit(sql, self._analyser.frame)
 
     def _overdrawn(self) -> bool:
         """Whether this tenant's texts have taken more of the loop's time than their share."""
@@ -213,10 +294,10 @@ class Guard:
         facts = self._known(sql)
         if facts is None:
             if len(sql) > PARSE_HERE_MAX:
-                facts = helper.submit(sql).result()
+                facts = self.submit(sql).result()
             else:
                 started = monotonic()
-                facts = analyse_or_refuse(sql)
+                facts = analyse_or_refuse(sql, self._analyser.frame)
                 self._read_seconds += monotonic() - started
             if facts.refusal is not None:
                 return Verdict(facts.refusal, statements=0)
@@ -232,6 +313,13 @@ class Guard:
             self._analyser.remember(sql, None, facts)
             return Verdict(facts.refusal, statements=0)
         key = self._key(sql)
+        if facts.edits and key is not None and not facts.exact and not facts.lifted:
+            lifted = lift(facts.edits, sql, self._last_marks)
+            if lifted is None:
+                facts.exact = True
+            else:
+                facts.edits = lifted
+                facts.lifted = True
         self._analyser.remember(sql, key, facts)
         verdict = self._verdict(sql, facts)
         if facts.exact or key is None or key == sql:
@@ -262,8 +350,12 @@ class Guard:
             block = block or statement.block
             escapes = escapes or statement.escapes
             acts = acts or statement.effect != NONE
-            text = sql[statement.start : statement.end]
-            effects.append(Effect(statement.effect, statement.key, text))
+            effects.append(Effect(statement.effect, statement.key, self._own_text(sql, statement)))
+        splices: Splices | None = None
+        forward = b""
+        if facts.edits:
+            splices = Splices(facts.edits, self._values, facts.lifted, self._rows)
+            forward = b"" if facts.lifted else splices.made(sql, [])
         return Verdict(
             effects=tuple(effects) if acts else (),
             statements=len(facts.statements),
@@ -272,4 +364,15 @@ class Guard:
             unpin=unpin,
             block=block,
             escapes=escapes,
+            splices=splices,
+            forward=forward,
         )
+
+    def _own_text(self, sql: bytes, statement: Statement) -> bytes:
+        """What replays the statement: its own text, edited."""
+        start = statement.start
+        own = sql[start : statement.end]
+        if not own or not statement.edits:
+            return own
+        moved = [Edit(e.start - start, e.end - start, e.parts, e.holes) for e in statement.edits]
+        return apply(own, moved, self._values)

@@ -22,11 +22,14 @@ import orjson
 from wire.errors import NotSupported, RateExceeded, SyntaxRefused, TenantryError, TooLarge
 from wire.sql.analyse import analyse_or_refuse
 from wire.sql.facts import Facts, dump, load
+from wire.sql.frame import DATABASE, Frame
+from wire.sql.frame import load as load_frame
 
 PROCESSES: Final = 1  # the second core belongs to PostgreSQL as much as to us
 MAX_WAITING: Final = 64  # texts; at 1 MB each what we are ready to hold for parsing
 CPU_SECONDS: Final = 3.0  # 100,000 ORs take 1.5; more is an attack or a mistake
 MEMORY: Final = 4 * 1024**3  # address space; 1 MB of "1+1+…" takes 150 MB for its tree
+FRAMES: Final = 8  # that a child remembers; a catalog of 1,000 tables takes 1 MB
 STACK: Final = 512 * 1024**2  # enough for the deepest tree of a text of 2 MB (see analyse.py)
 
 _HEADER: Final = struct.Struct("!I")
@@ -49,7 +52,7 @@ class Helper:
         self._children: set[subprocess.Popen[bytes]] = set()
         self._waiting = 0
 
-    def submit(self, sql: bytes) -> Future[Facts]:
+    def submit(self, sql: bytes, frame: Frame = DATABASE) -> Future[Facts]:
         """The facts of a text, later; with a refusal where analyse raises one, for a text that
         costs too much, and when too many texts wait already. Raises RuntimeError once closed."""
         with self._lock:
@@ -60,7 +63,7 @@ class Helper:
                 return full
             self._waiting += 1
         try:
-            return self._threads.submit(self._ask, sql)
+            return self._threads.submit(self._ask, sql, frame)
         except BaseException:
             self._done()
             raise
@@ -80,21 +83,23 @@ class Helper:
         with self._lock:
             self._waiting -= 1
 
-    def _ask(self, sql: bytes) -> Facts:
+    def _ask(self, sql: bytes, frame: Frame) -> Facts:
         try:
-            return self._exchange(sql)
+            return self._exchange(sql, frame)
         finally:
             self._done()
 
-    def _exchange(self, sql: bytes) -> Facts:
+    def _exchange(self, sql: bytes, frame: Frame) -> Facts:
         child: subprocess.Popen[bytes] | None = getattr(self._local, "child", None)
         if child is None or child.poll() is not None:
             if child is not None:
                 self._end(child)
             child = self._local.child = self._start()
+            self._local.frames = []
         assert child.stdin is not None
         assert child.stdout is not None
         try:
+            self._tell(child.stdin, frame)
             write_frame(child.stdin, sql)
             answer = read_frame(child.stdout)
         except BrokenPipeError:
@@ -104,6 +109,18 @@ class Helper:
             self._local.child = None
             return Facts([], TooLarge("statement is too complex to be judged"))
         return _result(orjson.loads(answer))
+
+    def _tell(self, stream: IO[bytes], frame: Frame) -> None:
+        """Says how the next text is to be read: by the frame's version, if the child has it."""
+        known: list[str] = self._local.frames
+        if frame.version in known:
+            write_frame(stream, frame.version.encode())
+            write_frame(stream, b"")
+            return
+        write_frame(stream, frame.version.encode())
+        write_frame(stream, orjson.dumps(frame.dump()))
+        known.append(frame.version)
+        del known[:-FRAMES]  # as the child does
 
     def _start(self) -> subprocess.Popen[bytes]:
         # The helper must find the same modules; it needs no terminal and none of our signals.
@@ -142,13 +159,13 @@ def _result(answer: dict[str, Any]) -> Facts:
 _shared: Helper | None = None
 
 
-def submit(sql: bytes) -> Future[Facts]:
+def submit(sql: bytes, frame: Frame = DATABASE) -> Future[Facts]:
     """As Helper.submit, on the helper of this process, which starts with the first text."""
     global _shared
     if _shared is None:
         _shared = Helper()
         atexit.register(close)
-    return _shared.submit(sql)
+    return _shared.submit(sql, frame)
 
 
 def close() -> None:
@@ -187,13 +204,23 @@ def serve() -> None:
 
 
 def _serve(cpu_seconds: float) -> None:
-    while (sql := read_frame(sys.stdin.buffer)) is not None:
+    source = sys.stdin.buffer
+    frames: dict[str, Frame] = {}
+    while (version := read_frame(source)) is not None:
+        definition = read_frame(source)
+        sql = read_frame(source)
+        if definition is None or sql is None:
+            return
+        if definition:
+            frames[version.decode()] = load_frame(orjson.loads(definition))
+            while len(frames) > FRAMES:
+                del frames[next(iter(frames))]
         used = resource.getrusage(resource.RUSAGE_SELF)
         limit = int(used.ru_utime + used.ru_stime + cpu_seconds) + 1
         # Past this the kernel ends the process, wherever it is.
         resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
         try:
-            answer = _answer(analyse_or_refuse(sql))
+            answer = _answer(analyse_or_refuse(sql, frames[version.decode()]))
         except MemoryError:
             answer = _answer(Facts([], TooLarge("statement is too complex to be judged")))
         write_frame(sys.stdout.buffer, orjson.dumps(answer))

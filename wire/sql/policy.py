@@ -26,6 +26,7 @@ _IMPLIED: Final[dict[str, tuple[str, ...]]] = {
 }
 _UNJUDGED: Final = ("CALL",)
 _EVERYTHING: Final = frozenset({"ALL", "*"})
+_EVERYBODYS: Final = frozenset({"pg_catalog", "information_schema", "pg_temp"})
 _NAME: Final = re.compile(r'\s*("(?:[^"]|"")+"|[^".\s][^".]*)\s*(\.|$)')
 _NAME_BYTES: Final = 63  # PostgreSQL cuts identifiers off there (NAMEDATALEN - 1)
 
@@ -64,7 +65,9 @@ def is_catalog(schema: str, name: str) -> bool:
 class Policy:
     """A tenant's permissions, made ready for judging."""
 
-    def __init__(self, permissions: Permissions) -> None:
+    def __init__(self, permissions: Permissions, schemas: frozenset[str] | None = None) -> None:
+        """`schemas`: the only ones that may be named, besides PostgreSQL's own; None: any."""
+        self._schemas = schemas
         self._permissions = permissions
         self._allowed = frozenset(op.strip().upper() for op in permissions.allowed_operations)
         self._all = not self._allowed.isdisjoint(_EVERYTHING)
@@ -89,6 +92,7 @@ class Policy:
         return (
             self._check_ddl(statement)
             or self._check_operations(statement)
+            or self._check_schemas(statement)
             or self._check_relations(statement)
         )
 
@@ -111,6 +115,18 @@ class Policy:
             if not self._allowed.isdisjoint(_IMPLIED.get(operation, ())):
                 continue
             return Forbidden(f"tenant may not {operation} (permissions.allowed_operations)")
+        return None
+
+    def _check_schemas(self, statement: Statement) -> TenantryError | None:
+        if self._schemas is None:
+            return None
+        if statement.unknown_path:
+            return NotSupported(
+                "search_path can be set here to written names only", hint="Use SET search_path."
+            )
+        for schema in sorted(statement.schemas):
+            if schema not in self._schemas and schema not in _EVERYBODYS:
+                return Forbidden(f"permission denied for schema {schema}")
         return None
 
     def _check_relations(self, statement: Statement) -> TenantryError | None:

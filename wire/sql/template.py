@@ -2,6 +2,11 @@
 
 Invariant: two texts with one template differ in nothing but the values of literals, white space,
 comments, and how often an item of an IN list or a row of VALUES is repeated.
+
+Where texts are edited, marks tell how positions of the template and of the text belong together.
+No edit can stand inside of a list that was made short, so there only those lists are made short
+that hold literals alone: no name, no key word, no call. For a row of VALUES that is not enough
+where rows get a column more.
 """
 
 from __future__ import annotations
@@ -24,6 +29,7 @@ from wire.sql.lexer import (
     OPEN,
     OPERATOR,
     OTHER,
+    QUOTED,
     SPACE,
     STRING,
     UQUOTED,
@@ -32,6 +38,7 @@ from wire.sql.lexer import (
     lex,
     prefixed,
 )
+from wire.sql.splices import MARK_BITS
 
 # What stands for a literal. Control characters outside quotes are syntax errors in PostgreSQL and
 # make us decline, so a placeholder cannot be mistaken for text of the statement.
@@ -59,7 +66,7 @@ class _Output:
     which then simply stays as long as it was.
     """
 
-    def __init__(self, sql: bytes) -> None:
+    def __init__(self, sql: bytes, marked: bool) -> None:
         self.sql = sql
         self.parts: list[bytes] = []
         self.copied: i64 = 0  # sql[:copied] is in parts
@@ -71,12 +78,29 @@ class _Output:
         self.last_pieces: list[bytes] = []  # the same, before it was put together
         self.many = False
         self.awaits: i64 = 0  # between two rows: COMMA, then OPEN
+        self.marked = marked
+        self.marks: list[int] = []
+        self.length: i64 = 0  # of the parts before the list, if marked
+        self.list_start: i64 = 0  # where the list's parenthesis opens in the text
+        self.list_begin: i64 = 0  # where its items begin in the text
+        self.list_parts: i64 = 0  # parts[list_parts:] belong to the list
+        self.list_depth: i64 = 0
+        self.rows_end: i64 = 0  # where the last row ends in the text
+        self.rows_parts: i64 = 0  # parts[:rows_parts] go up to there
 
     def put(self, end: i64, start: i64, piece: bytes) -> None:
-        """Copies the text up to `end`, then `piece` in place of sql[end:start]."""
+        """Copies the text up to `end`, then `piece`, of one byte, in place of sql[end:start]."""
         self.parts.append(self.sql[self.copied : end])
         self.parts.append(piece)
+        if self.marked and self.list == _NO_LIST:
+            self.length += end - self.copied + 1
+            if start - end != 1:
+                self._mark(end, start)
         self.copied = start
+
+    def _mark(self, start: i64, end: i64) -> None:
+        """The template so far ends with what stands for sql[start:end]."""
+        self.marks.append(int((((start << MARK_BITS) | self.length) << MARK_BITS) | end))
 
     def _flush(self, end: i64) -> None:
         self.parts.append(self.sql[self.copied : end])
@@ -103,13 +127,21 @@ class _Output:
         """A parenthesis opens at `start`; `listed` says what list the word before it opens."""
         if listed != _NO_LIST:
             # Items of IN are inside of this parenthesis; this one and its like enclose rows.
-            self._flush(start + 1 if listed == _IN_LIST else start)
+            begin = start + 1 if listed == _IN_LIST else start
+            self.length += begin - self.copied
+            self._flush(begin)
             self.list = listed
             self.outside = self.depth + 1 if listed == _IN_LIST else self.depth
             self.first = len(self.parts)
             self.last_pieces = []
             self.many = False
             self.awaits = OPEN
+            self.list_start = start
+            self.list_begin = begin
+            self.list_parts = self.first
+            self.list_depth = self.depth
+            self.rows_end = begin
+            self.rows_parts = self.first
         self.depth += 1
 
     def closed(self, start: i64) -> None:
@@ -118,11 +150,33 @@ class _Output:
         if self.list == _IN_LIST and self.depth == self.outside - 1:
             self._flush(start)
             self._end_item()
-            self.list = _NO_LIST
+            self.end_list()
         elif self.list == _ROWS and self.depth == self.outside:
             self._flush(start + 1)
             self._end_item()
             self.awaits = COMMA
+            self.rows_end = start + 1
+            self.rows_parts = len(self.parts)
+
+    def end_list(self) -> None:
+        """All items are in the parts. If marked, the text is to be read on from `copied`."""
+        if self.list == _ROWS and self.marked:
+            # Behind the last row may be a comma that belongs to something else.
+            del self.parts[self.rows_parts :]
+            self.copied = self.rows_end
+        self.list = _NO_LIST
+        if self.marked:
+            for part in self.parts[self.list_parts :]:
+                self.length += len(part)
+            self._mark(self.list_begin, self.copied)
+
+    def keep_list(self) -> i64:
+        """Undoes the list, which is to be kept as it is; returns where its parenthesis opens."""
+        del self.parts[self.list_parts :]
+        self.list = _NO_LIST
+        self.depth = self.list_depth
+        self.copied = self.list_begin
+        return self.list_start
 
     def between(self, kind: i64, start: i64) -> None:
         """A token of the byte class `kind` starts at `start`, outside of all items of the list."""
@@ -131,7 +185,7 @@ class _Output:
                 self._flush(start)
                 self._end_item()
         elif kind != self.awaits:
-            self.list = _NO_LIST
+            self.end_list()
         elif kind == COMMA:
             self.awaits = OPEN
 
@@ -142,12 +196,36 @@ def template(sql: bytes) -> bytes | None:
     None where there is none to be had: PostgreSQL's scanner would raise an error, or a literal
     decides what an identifier is (U&"" with UESCAPE). Such a text is judged by itself only.
     """
+    return _template(sql, _Output(sql, False), True)
+
+
+def marked_template(sql: bytes, marks: list[int], rows: bool) -> bytes | None:
+    """As `template`, for texts that are edited: adds to `marks` (see splices.py).
+
+    rows  whether rows of VALUES that hold literals only are made short
+    """
+    if len(sql) >> MARK_BITS:
+        return None
+    out = _Output(sql, True)
+    out.marks = marks
+    return _template(sql, out, rows)
+
+
+def _template(sql: bytes, out: _Output, rows: bool) -> bytes | None:
     n: i64 = len(sql)
-    out = _Output(sql)
     word: i64 = 0
     word_end: i64 = 0  # of the last token, if it was a word; else 0
     i: i64 = 0
-    while i < n:
+    while True:
+        if i >= n:
+            if not out.marked or out.list == _NO_LIST:
+                break
+            if out.list == _IN_LIST:
+                return None  # it never ends
+            out.end_list()
+            i = out.copied
+            word_end = 0
+            continue
         start = i
         kind: i64 = CLASS[sql[i]]
         packed: i64 = 0
@@ -177,6 +255,15 @@ def template(sql: bytes) -> bytes | None:
             continue
         if out.list != _NO_LIST and out.depth == out.outside:
             out.between(kind, start)
+            if out.marked and out.list == _NO_LIST:
+                i = out.copied
+                word_end = 0
+                continue
+        if out.marked and out.list != _NO_LIST and token in (WORD, QUOTED):
+            # Read again from its parenthesis on; a list opens only behind a word.
+            i = out.keep_list()
+            word_end = 0
+            continue
         if token == WORD:
             word = start
             word_end = i
@@ -186,7 +273,8 @@ def template(sql: bytes) -> bytes | None:
                 return None
             out.put(start, i, _HOLES[token])
         elif kind == OPEN:
-            out.opened(start, _list_word(sql, word, word_end) if word_end else _NO_LIST)
+            listed: i64 = _list_word(sql, word, word_end) if word_end else _NO_LIST
+            out.opened(start, listed if rows or listed != _ROWS else _NO_LIST)
         elif kind == CLOSE:
             out.closed(start)
         elif token in (OTHER, UQUOTED):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from wire.errors import TenantryError
+from wire.sql.splices import Splices
 
 # Effect kinds.
 NONE: Final = 0
@@ -60,11 +61,14 @@ class Verdict:
     block       holds transaction control
     plain       none of the above: the text does its work and nothing to the session
     escapes     turns standard_conforming_strings off: later texts may read otherwise
+    edited      what is forwarded is not the client's text: ask Guard.rewritten
+    splices     what is changed in it, and `forward` the result if this is one text's verdict (both
+                for the guard only)
     """
 
     __slots__ = (
-        *("block", "effects", "escapes", "pin", "plain", "refusal", "statements"),
-        *("unpin", "unsure"),
+        *("block", "edited", "effects", "escapes", "forward", "pin", "plain", "refusal"),
+        *("splices", "statements", "unpin", "unsure"),
     )
 
     def __init__(
@@ -77,6 +81,8 @@ class Verdict:
         unpin: bool = False,
         block: bool = False,
         escapes: bool = False,
+        splices: Splices | None = None,
+        forward: bytes = b"",
     ) -> None:
         self.refusal = refusal
         self.effects = effects
@@ -86,7 +92,25 @@ class Verdict:
         self.unpin = unpin
         self.block = block
         self.escapes = escapes
+        self.splices = splices
+        self.forward = forward
+        self.edited = splices is not None
         self.plain = not (effects or pin or unsure or unpin)
+
+    def of_text(self, forward: bytes) -> Verdict:
+        """This verdict of a template as that of one of its texts, which becomes `forward`."""
+        return Verdict(
+            None,
+            self.effects,
+            self.statements,
+            self.pin,
+            self.unsure,
+            self.unpin,
+            self.block,
+            self.escapes,
+            self.splices,
+            forward,
+        )
 
 
 def _quoted(name: str) -> bytes:

@@ -1,0 +1,23 @@
+"""Plain tables on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -> None:
+    """`rows` under `head`, or the sentence `empty`."""
+    console = Console(highlight=False)
+    if not rows:
+        console.print(escape(empty))
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in head:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(str(value)) for value in row))
+    console.print(table)

@@ -1,0 +1,263 @@
+"""Durable commands: `tenantry.commands.<tenant>.<verb>`, carried out once, as soon as possible.
+
+The stream is a work queue: a command stays in it until its outcome is known, also while nothing
+runs that could carry it out. One after the other, in the order in which they were stored, over all
+control processes (the consumer lets one be under way): "disable" must not overtake "create".
+
+    store ─▶ deliver ─▶ carry out (append) ─▶ answer ─▶ acknowledge
+                 ▲                                        │ lost or crashed before it
+                 └────────── delivered again ◀────────────┘ found by its command id: not done twice
+
+The command id is required, in the header Tenantry-Command-Id, and should be the Nats-Msg-Id as
+well. The answer goes to the subject in the header Tenantry-Reply-To and, as for every command, into
+the audit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Any, Final, NamedTuple
+
+import orjson
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+
+from events.answer import Answer, refusal
+from events.bus import BODY_BYTES_MAX, REPLY_HEADER, Handle, Request, as_request, reply
+from events.log import ConfigLog
+from events.stream import (
+    NO_STREAM_FOUND,
+    STREAM_NAME_IN_USE,
+    ApiError,
+    LogError,
+    LogMisconfigured,
+)
+from events.verbs import COMMANDS_PREFIX
+
+log = logging.getLogger("tenantry.bus")
+
+STREAM: Final = "TENANTRY_COMMANDS"
+CONSUMER: Final = "control"
+# Less than command ids are remembered (events.seen), so that none is carried out twice.
+KEEP_DAYS: Final = 30
+# Commands that wait while nothing runs. The next publisher is refused, and knows it.
+WAITING_MAX: Final = 100_000
+WAITING_BYTES_MAX: Final = 256 * 1024**2
+# The body, and room for headers with a token.
+MESSAGE_BYTES_MAX: Final = BODY_BYTES_MAX + 16 * 1024
+# How long a command may be under way before it is delivered again: more than the log is waited for.
+# A process that was killed holds the others up for as long.
+ACK_SECONDS: Final = 20.0
+# Tries of a command that fails for a reason nobody foresaw, or that others outrun again and again.
+TRIES_MAX: Final = 5
+# Between two tries of one; all others wait behind it, so it is short.
+AGAIN_SECONDS: Final = 0.5
+# One request for work; it ends by itself and is made again.
+PULL_SECONDS: Final = 20.0
+# Between attempts after something failed.
+RETRY_SECONDS: Final = 0.2
+RETRY_SECONDS_MAX: Final = 5.0
+
+_NANO: Final = 1_000_000_000
+_SURFACE: Final = "nats command"
+_ACK: Final = b"+ACK"
+
+
+class DurableBus:
+    """Carries durable commands out while `run` runs. `poisoned` counts those that were given up."""
+
+    def __init__(self, source: ConfigLog, handle: Handle, *, replicas: int = 1) -> None:
+        self.done = 0
+        self.poisoned = 0
+        self._source = source
+        self._handle = handle
+        self._replicas = replicas
+
+    async def run(self) -> None:
+        """Until cancelled. What fails is told and tried again."""
+        pause = RETRY_SECONDS
+        ready = False
+        while True:
+            try:
+                if not ready:
+                    await self.prepare()
+                    ready = True
+                message = await self._next()
+                if message is not None:
+                    await self._work(message)
+                pause = RETRY_SECONDS
+            except (LogError, ApiError, NatsError, OSError, TimeoutError, ValueError) as error:
+                level = logging.DEBUG if isinstance(error, TimeoutError) else logging.INFO
+                log.log(level, "durable commands wait: %r", error)
+                # Stream and consumer may have gone with the server that is back now.
+                ready = False
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, RETRY_SECONDS_MAX)
+
+    async def prepare(self) -> None:
+        """Make the stream and its consumer, or check what is there. Raises LogError."""
+        await ensure_stream(self._source, self._replicas)
+        request = orjson.dumps({"stream_name": STREAM, "config": _consumer()})
+        # Making it again with the same configuration changes nothing.
+        subject = f"$JS.API.CONSUMER.DURABLE.CREATE.{STREAM}.{CONSUMER}"
+        await self._source.request(subject, request)
+
+    async def _next(self) -> Msg | None:
+        request = orjson.dumps({"batch": 1, "expires": int(PULL_SECONDS * _NANO)})
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{CONSUMER}"
+        message = await self._source.connection.exchange(subject, request, PULL_SECONDS + 2)
+        status = (message.headers or {}).get("Status", "") if not message.reply else ""
+        if status in ("404", "408"):
+            return None
+        if not message.reply:
+            raise TimeoutError(f"no work: {status} {(message.headers or {}).get('Description')}")
+        return message
+
+    async def _work(self, message: Msg) -> None:
+        stored = delivery(message.reply)
+        request = as_request(message, COMMANDS_PREFIX, _SURFACE)
+        answer = _unfit(request, message)
+        if answer is None:
+            answer = await self._handle(
+                Request(
+                    surface=_SURFACE,
+                    tenant=request.tenant,
+                    verb=request.verb,
+                    body=request.body,
+                    command_id=request.command_id,
+                    token=request.token,
+                    traceparent=request.traceparent,
+                    shown_at=stored.stored_at,
+                )
+            )
+        if not answer.final and not self._give_up(answer, stored.delivered, message):
+            delay = orjson.dumps({"delay": int(AGAIN_SECONDS * stored.delivered * _NANO)})
+            await self._source.nats.publish(message.reply, b"-NAK " + delay)
+            return
+        await reply(self._source.connection, (message.headers or {}).get(REPLY_HEADER, ""), answer)
+        await self._erase(stored.sequence)
+
+        # Asked for, so that it is known: else the next pull might bring it again.
+        async def once(wait: float) -> Msg:
+            return await self._source.connection.exchange(message.reply, _ACK, wait)
+
+        await self._source.connection.persist(once, "an acknowledgement", writing=False)
+        self.done += 1
+
+    async def _erase(self, sequence: int) -> None:
+        """Overwrite the message: it may hold personal data, and files keep what is only removed."""
+        request = orjson.dumps({"seq": sequence, "no_erase": False})
+        with contextlib.suppress(ApiError, NatsError, OSError, TimeoutError):
+            subject = f"$JS.API.STREAM.MSG.DELETE.{STREAM}"
+            await self._source.connection.ask(subject, request, RETRY_SECONDS_MAX)
+
+    def _give_up(self, answer: Answer, delivered: int, message: Msg) -> bool:
+        """Whether a command that could not be carried out is given up. Never because the log is
+        away: that is nobody's fault, and it will be back."""
+        if answer.code in ("unavailable", "unknown") or delivered < TRIES_MAX:
+            return False
+        self.poisoned += 1
+        log.error("%s is given up after %d tries: %s", message.subject, delivered, answer.code)
+        return True
+
+
+async def ensure_stream(source: ConfigLog, replicas: int) -> None:
+    """Make the stream, or check the one that is there. Raises LogUnavailable, LogMisconfigured."""
+    config = orjson.dumps(stream_config(replicas))
+
+    async def once(wait: float) -> dict[str, Any]:
+        info_subject = f"$JS.API.STREAM.INFO.{STREAM}"
+        try:
+            return await source.connection.ask(info_subject, b"", wait)
+        except ApiError as error:
+            if error.code != NO_STREAM_FOUND:
+                raise
+        try:
+            return await source.connection.ask(f"$JS.API.STREAM.CREATE.{STREAM}", config, wait)
+        except ApiError as error:
+            if error.code != STREAM_NAME_IN_USE:
+                raise
+        return await source.connection.ask(info_subject, b"", wait)
+
+    found = await source.connection.persist(once, f"the stream {STREAM}", writing=False)
+    wrong = misfits(found["config"])
+    if wrong:
+        raise LogMisconfigured(f"the stream {STREAM} is not usable: {', '.join(wrong)}")
+
+
+def stream_config(replicas: int) -> dict[str, Any]:
+    return {
+        "name": STREAM,
+        "description": "Commands to Tenantry that wait to be carried out",
+        "subjects": [f"{COMMANDS_PREFIX}*.*"],
+        "retention": "workqueue",
+        "storage": "file",
+        "discard": "new",
+        "num_replicas": replicas,
+        "max_age": KEEP_DAYS * 86400 * _NANO,
+        "max_msgs": WAITING_MAX,
+        "max_bytes": WAITING_BYTES_MAX,
+        "max_msg_size": MESSAGE_BYTES_MAX,
+        "duplicate_window": 120 * _NANO,
+    }
+
+
+def misfits(found: dict[str, Any]) -> list[str]:
+    """What of a stream's configuration could lose a command or let it happen twice."""
+    wrong = [
+        f"{name} is {found.get(name)!r}"
+        for name, right in (
+            ("subjects", [f"{COMMANDS_PREFIX}*.*"]),
+            ("retention", "workqueue"),
+            ("storage", "file"),
+            ("discard", "new"),
+        )
+        if found.get(name) != right
+    ]
+    if not 0 < found.get("max_age", 0) <= KEEP_DAYS * 86400 * _NANO:
+        wrong.append("max_age is not between 0 and 30 days, the life of command ids")
+    return wrong
+
+
+def _consumer() -> dict[str, Any]:
+    return {
+        "durable_name": CONSUMER,
+        "ack_policy": "explicit",
+        "deliver_policy": "all",
+        "replay_policy": "instant",
+        "ack_wait": int(ACK_SECONDS * _NANO),
+        "max_deliver": -1,
+        "max_ack_pending": 1,
+    }
+
+
+def _unfit(request: Request, message: Msg) -> Answer | None:
+    """What speaks against a durable command before it is read."""
+    sent_id = (message.headers or {}).get("Nats-Msg-Id", "")
+    if not request.command_id:
+        text = "a durable command needs the header Tenantry-Command-Id"
+        return refusal(sent_id, "malformed", text, "command_id")
+    if sent_id and sent_id != request.command_id:
+        text = "the headers Nats-Msg-Id and Tenantry-Command-Id differ"
+        return refusal(request.command_id, "malformed", text, "command_id")
+    return None
+
+
+class Delivery(NamedTuple):
+    """How often a message was delivered, its sequence, and when it was stored (Unix seconds)."""
+
+    delivered: int
+    sequence: int
+    stored_at: float
+
+
+def delivery(reply: str) -> Delivery:
+    """What an acknowledgement subject tells (events.reader.delivery has its forms). Raises
+    ValueError."""
+    tokens = reply.split(".")
+    at = 4 if len(tokens) == 9 else 6
+    if at == 6 and len(tokens) < 11:
+        raise ValueError(f"unknown acknowledgement subject of {len(tokens)} tokens")
+    return Delivery(int(tokens[at]), int(tokens[at + 1]), int(tokens[at + 3]) / _NANO)

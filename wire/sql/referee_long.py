@@ -1,0 +1,105 @@
+"""Cuts long lists of literals short, so that a slow parser can read the statement around them.
+
+A literal names no relation; sqlglot's reading of a hundred thousand of them takes half a second.
+Only the referee reads the result.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from wire.sql.lexer import BITS, HEX, NUMBER, PARAM, STRING, USTRING, WORD, tokens
+from wire.sql.referee_plain import Lexed, words
+
+LIST_MAX: Final = 8  # items and rows that are kept: no function needs more arguments
+
+
+def shortened(text: str) -> str:
+    """The text without what repeats in long lists of literals and of rows of literals.
+
+    A literal names no relation; the reading of a hundred thousand of them takes half a second.
+    """
+    sql = text.encode()
+    found = tokens(sql)
+    if found is None:
+        return text
+    out: list[bytes] = []
+    copied = at = run = 0
+    while at < len(found):
+        end = _item(sql, found, at) if run else 0
+        if end:
+            run += 1
+            if run > LIST_MAX:
+                out.append(sql[copied : found[at][1]])
+                copied = found[end - 1][2]
+            at = end
+            continue
+        end = _atom(sql, found, at)
+        run = 1 if end else 0
+        at = end or at + 1
+    out.append(sql[copied:])
+    return _without_rows(b"".join(out)).decode()
+
+
+_ATOM_WORDS: Final = frozenset([b"null", b"true", b"false"])
+_LITERALS: Final = (STRING, USTRING, HEX, BITS, NUMBER, PARAM)
+
+
+def _atom(sql: bytes, found: Lexed, at: int) -> int:
+    """The index after the literal at index `at`, with its sign and cast; 0 if there is none."""
+    if at < len(found) and sql[found[at][1] : found[at][2]] == b"-":
+        at += 1
+    if at >= len(found):
+        return 0
+    kind, start, end = found[at]
+    if kind not in _LITERALS and not (kind == WORD and sql[start:end].lower() in _ATOM_WORDS):
+        return 0
+    at += 1
+    if words(sql, found, at, b"::") and at + 1 < len(found) and found[at + 1][0] == WORD:
+        at += 2
+    return at
+
+
+def _item(sql: bytes, found: Lexed, at: int) -> int:
+    """The index after ", literal" at index `at` when the list ends or goes on behind it; else 0."""
+    if not words(sql, found, at, b","):
+        return 0
+    end = _atom(sql, found, at + 1)
+    if end and end < len(found) and sql[found[end][1] : found[end][2]] in (b",", b")", b"]"):
+        return end
+    return 0
+
+
+def _without_rows(sql: bytes) -> bytes:
+    """Of the rows of literals that follow each other, the first ones only."""
+    found = tokens(sql)
+    if found is None:
+        return sql
+    out: list[bytes] = []
+    copied = at = run = 0
+    while at < len(found):
+        begin = at
+        if run and words(sql, found, at, b","):
+            begin += 1
+        end = _row(sql, found, begin) if begin > at or not run else 0
+        if end:
+            run += 1
+            if run > LIST_MAX:
+                out.append(sql[copied : found[at][1]])
+                copied = found[end - 1][2]
+            at = end
+        else:
+            run = 0
+            at += 1
+    out.append(sql[copied:])
+    return b"".join(out)
+
+
+def _row(sql: bytes, found: Lexed, at: int) -> int:
+    """The index after "(literal, …)" at index `at`; 0 if there is none."""
+    if not words(sql, found, at, b"("):
+        return 0
+    at = _atom(sql, found, at + 1)
+    while at and words(sql, found, at, b","):
+        at = _atom(sql, found, at + 1)
+    return at + 1 if at and words(sql, found, at, b")") else 0

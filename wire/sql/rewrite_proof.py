@@ -1,0 +1,115 @@
+"""What the proof of a rewritten text recognises: conditions on the tenant column, and stamps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from wire.sql.catalog import Relation
+
+Node = dict[str, Any]
+Scope = frozenset[str]
+
+
+class Uncovered(Exception):
+    """Something in a rewritten text may meet other tenants' rows."""
+
+
+def repeated(field: str, node: Any) -> bool:
+    """Whether a node is another copy of the right side in SET (a, b) = (…)."""
+    return field == "MultiAssignRef" and node["colno"] != 1
+
+
+def within(root: Any) -> Iterator[Node]:
+    """Every node of a tree, but the repetitions of a row that several columns are set to."""
+    stack = [root]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, list):
+            stack.extend(value)
+        elif isinstance(value, dict):
+            yield value
+            stack.extend(child for field, child in value.items() if not repeated(field, child))
+
+
+def keys(node: Node, relation: Relation) -> frozenset[tuple[str, ...]]:
+    """How a condition may name the tenant column of a table: with its name, and type."""
+    column = (relation.column, relation.type)
+    if "alias" in node:
+        return frozenset([(node["alias"]["aliasname"], *column)])
+    name = node["relname"]
+    return frozenset([(name, *column), (relation.schema, name, *column)])
+
+
+def spreads(node: Node) -> bool:
+    """Whether an expression may yield several columns."""
+    inner = node.get("ColumnRef", node.get("A_Indirection", {}))
+    fields = inner.get("fields", inner.get("indirection", []))
+    return any("A_Star" in each for each in fields)
+
+
+def own_rows(insert: Node) -> Iterator[list[Any]]:
+    """The rows of expressions that an INSERT gives, of each query of set operations."""
+    stack = [insert.get("selectStmt", {}).get("SelectStmt")]
+    while stack:
+        query = stack.pop()
+        if query is None:
+            raise Uncovered("INSERT gives default values")
+        if "larg" in query:
+            stack += [query["larg"], query["rarg"]]
+        elif "valuesLists" in query:
+            for each in query["valuesLists"]:
+                yield each["List"].get("items", [])
+        else:
+            yield [each["ResTarget"]["val"] for each in query.get("targetList", [])]
+
+
+class Values:
+    """Recognises the tenant's value, which is `value`."""
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def _type(self, node: Any) -> str:
+        """The type in pg_catalog of 'value'::type; "" for anything else."""
+        cast = node.get("TypeCast", {})
+        constant = cast.get("arg", {}).get("A_Const", {})
+        if "sval" not in constant or constant["sval"].get("sval", "") != self._value:
+            return ""
+        kind = cast["typeName"]
+        names = [each["String"]["sval"] for each in kind.get("names", [])]
+        plain = not any(kind.get(field) for field in ("arrayBounds", "typmods", "setof"))
+        return names[1] if plain and len(names) == 2 and names[0] == "pg_catalog" else ""
+
+    def conditions(self, node: Any) -> frozenset[tuple[str, ...]]:
+        """The columns that a condition holds to the value, as keys() has them."""
+        found: set[tuple[str, ...]] = set()
+        stack: list[Any] = [node]
+        while stack:
+            each = stack.pop()
+            if each is None:
+                continue
+            both = each.get("BoolExpr", {})
+            if both.get("boolop") == "AND_EXPR":
+                stack.extend(both["args"])
+                continue
+            test = each.get("A_Expr", {})
+            operator = [word.get("String", {}).get("sval") for word in test.get("name", [])]
+            if test.get("kind") != "AEXPR_OP" or operator != ["pg_catalog", "="]:
+                continue
+            fields = test.get("lexpr", {}).get("ColumnRef", {}).get("fields", [])
+            names = [field.get("String", {}).get("sval", "") for field in fields]
+            kind = self._type(test.get("rexpr", {}))
+            if kind and len(names) in (2, 3) and all(names):
+                found.add((*names, kind))
+        return frozenset(found)
+
+    def stamps(self, node: Any, relation: Relation) -> bool:
+        """Whether an expression can only be the tenant's value, or NULL."""
+        case = node.get("CaseExpr")
+        if case is not None:
+            whens = case["args"]
+            if len(whens) != 1 or "defresult" in case or "arg" in case:
+                return False
+            node = whens[0]["CaseWhen"]["result"]
+        return self._type(node) == relation.type
