@@ -74,9 +74,16 @@ class Budget:
 
     def wants(self, pool: TenantPool) -> bool:
         """Whether `pool` should give up a server that it could keep, for one that has fewer."""
-        if not self.waiting:
+        first: TenantPool | None = None
+        while self.waiting:
+            first = next(iter(self.waiting))
+            if first.waiters:
+                break
+            # They have gone, or got another server.
+            del self.waiting[first]
+            first = None
+        if first is None:
             return False
-        first = next(iter(self.waiting))
         return first is not pool and (not pool.waiters or pool.size() > first.size() + 1)
 
 

@@ -65,7 +65,7 @@ async def ensure_clone(conn: Connection, base: str, name: str, notes: list[str])
     """
     found = await rows(conn, _STATE, name=name)
     if not found:
-        await _clone(conn, base, name, notes)
+        await _clone(conn, base, name)
     if not found or found[0][0]:
         # The limit of 0 connections ends with what the clone lacked, or a next run does it all.
         settings = await rows(conn, _SETTINGS, base=base)
@@ -74,6 +74,11 @@ async def ensure_clone(conn: Connection, base: str, name: str, notes: list[str])
         changes: list[Statement] = [build.revoke(["ALL"], on, None)]
         for role, privileges in await rows(conn, _GRANTS, base=base):
             changes.append(build.grant(privileges, on, role))
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        note = sql.Literal(f"Tenantry branch of {base} at {now}")
+        changes.append(
+            build.statement("COMMENT ON DATABASE {name} IS {note}", name=name, note=note)
+        )
         changes.append(build.statement("ALTER DATABASE {name} CONNECTION LIMIT -1", name=name))
         async with conn.transaction():
             await run(conn, changes)
@@ -95,7 +100,7 @@ async def drop_clone(conn: Connection, name: str) -> None:
     await run(conn, [build.statement(text, name=name)])
 
 
-async def _clone(conn: Connection, base: str, name: str, notes: list[str]) -> None:
+async def _clone(conn: Connection, base: str, name: str) -> None:
     if not await rows(conn, "SELECT 1 FROM pg_database WHERE datname = %(base)s", base=base):
         raise ProvisioningFailed(
             f'there is no database "{base}" to clone', hint="Create it, or correct branch_base."
@@ -111,9 +116,6 @@ async def _clone(conn: Connection, base: str, name: str, notes: list[str]) -> No
         if not left:
             raise _in_use(base, [(str(who), int(count)) for who, count in connected])
         await asyncio.sleep(PAUSE_SECS)
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    note = sql.Literal(f"Tenantry branch of {base} at {now}")
-    await run(conn, [build.statement("COMMENT ON DATABASE {name} IS {note}", name=name, note=note)])
 
 
 def _in_use(base: str, connected: list[tuple[str, int]]) -> ProvisioningFailed:

@@ -174,6 +174,7 @@ async def read(conn: psycopg.AsyncConnection[Any], grounds: Grounds) -> Catalog:
         path=(grounds.schema,),
         functions=frozenset((schema or grounds.schema, name) for schema, name in functions),
         rewrite=grounds.enforcement != "seal",
+        sealed=grounds.enforcement != "rewrite",
         settings=frozenset(grounds.settings),
     )
 

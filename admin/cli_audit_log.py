@@ -205,21 +205,18 @@ def _cells(event: AuditEvent) -> tuple[str, ...]:
 
 
 def _print(events: list[AuditEvent]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = Console(highlight=False)
+    """Columns as wide as they need to be: a reason that is cut off would be no reason."""
     if not events:
-        console.print("No event matches.")
+        print("No event matches.")
         return
-    table = Table(box=None, pad_edge=False)
-    for name in ("TIME", "KIND", "TENANT", "WHO", "OUTCOME", "", "STATEMENT", "WHY"):
-        table.add_column(name, overflow="fold")
+    rows = [("TIME", "KIND", "TENANT", "WHO", "OUTCOME", "", "STATEMENT", "WHY")]
     for event in events:
         cells = (event.time[:19] + "Z", *_cells(event))
-        table.add_row(*(escape(printable(cell)) for cell in cells))
-    console.print(table)
+        rows.append(tuple([printable(cell) for cell in cells]))  # type: ignore[arg-type]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print(line.rstrip())
 
 
 # --- verify --------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ class Control:
     def follow(self) -> None:
         """Fold what others change, from now on."""
         self._following = spawn(self._follow(), name="control follows the log")
-        self._keeping = spawn(self.keys.follow(), name="control follows the keys")
+        self._keeping = spawn(self.keys.follow(make=True), name="control follows the keys")
         saving = snapshot.keep_saving(self.log, self.vault, self.projection)
         self._saving = spawn(saving, name="snapshots")
 

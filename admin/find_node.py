@@ -12,6 +12,7 @@ from pathlib import Path
 
 from admin.config import load
 from admin.config_rules import resolve
+from admin.control import Control
 from admin.data_dir import DataDir
 from admin.engines import EmbeddedPostgres
 from admin.failure import MISTAKE, Failure, WrongFile
@@ -39,9 +40,13 @@ async def find(data_dir: Path, config: Path | None) -> Found:
     if config is not None:
         return _of_file(DataDir(data_dir), config)
     async with open_log(data_dir, None) as control:
-        installation = control.projection.installation() or Installation()
-        node = _node(DataDir(data_dir), installation, control.vault)
-        return Found(node, _of_log(control.projection))
+        return Found(node_of(data_dir, control), _of_log(control.projection))
+
+
+def node_of(data_dir: Path, control: Control) -> Node:
+    """The primary as the log names it. Raises Failure, SecretError."""
+    installation = control.projection.installation() or Installation()
+    return _node(DataDir(data_dir), installation, control.vault)
 
 
 def _of_log(projection: Projection) -> list[Tenant]:

@@ -49,6 +49,7 @@ __all__ = [
     "open_admin",
     "plan",
     "provision",
+    "provision_lock",
     "role_name",
 ]
 
@@ -160,7 +161,10 @@ async def provision(
 async def close_to_public(node: Node, password: str, opener: Opener = open_admin) -> None:
     """Close databases that were made by hand since: PUBLIC may enter new ones by default.
     Raises psycopg.Error."""
-    async with await opener(node, password, MAINTENANCE_DATABASE) as conn, _lock(conn, "databases"):
+    async with (
+        await opener(node, password, MAINTENANCE_DATABASE) as conn,
+        provision_lock(conn, "databases"),
+    ):
         await steps.close_databases(conn, None, [])
 
 
@@ -193,12 +197,12 @@ async def _converge(
     """One run. Locks are taken in this order: tenant, then one of base, databases, database."""
     async with (
         await opener(node, password, MAINTENANCE_DATABASE) as conn,
-        _lock(conn, f"tenant {wanted.tenant}"),
+        provision_lock(conn, f"tenant {wanted.tenant}"),
     ):
         if wanted.base is not None:
-            async with _lock(conn, f"base {wanted.base}"):
+            async with provision_lock(conn, f"base {wanted.base}"):
                 await ensure_clone(conn, wanted.base, wanted.database, notes)
-        async with _lock(conn, "databases"):
+        async with provision_lock(conn, "databases"):
             await steps.ensure_database(conn, wanted)
             async with conn.transaction():
                 await refuse_same_value(conn, wanted)
@@ -209,7 +213,7 @@ async def _converge(
                     await steps.ensure_owner(conn, wanted)
             await steps.close_databases(conn, wanted, notes)
         async with (
-            _lock(conn, f"database {wanted.database}"),
+            provision_lock(conn, f"database {wanted.database}"),
             await opener(node, password, wanted.database) as inside,
         ):
             if wanted.rows is None:
@@ -220,7 +224,7 @@ async def _converge(
 
 
 @asynccontextmanager
-async def _lock(conn: Connection, name: str) -> AsyncIterator[None]:
+async def provision_lock(conn: Connection, name: str) -> AsyncIterator[None]:
     """Hold the server's advisory lock `name`; other controllers wait. It ends with `conn`."""
     key = {"name": f"tenantry provisioning: {name}"}
     await conn.execute("SELECT pg_advisory_lock(hashtextextended(%(name)s, 0))", key)

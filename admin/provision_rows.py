@@ -86,7 +86,8 @@ async def settle_rows(
         await _settle_tables(conn, plan, row, notes)
         own = await role_oid(conn, plan.role)
         await settle_functions(conn, plan, own, notes)
-        await run(conn, _seal_grants(plan, row))
+        if row.sealed:
+            await _settle_seal(conn, plan, row)
 
 
 async def _settle_schemas(
@@ -122,17 +123,27 @@ def _usage(schema: str, role: str) -> Statement:
     return build.grant(["USAGE"], build.statement("SCHEMA {name}", name=schema), role)
 
 
-def _seal_grants(plan: Plan, row: Rows) -> list[Statement]:
+async def _settle_seal(conn: Connection, plan: Plan, row: Rows) -> None:
     """Everybody here may call by name what the policies call anyway; only the role that passes from
-    tenant to tenant may enter."""
-    if not row.sealed:
-        return []
-    usage = build.statement("SCHEMA {name}", name=SEAL_SCHEMA)
-    functions = sql.SQL("FUNCTION tenantry.enter(text), tenantry.backend()")
-    return [
-        build.grant(["USAGE"], usage, plan.role, row.role),
-        build.grant(["EXECUTE"], functions, row.role),
+    tenant to tenant may enter. What is granted is left alone: each GRANT would make every session
+    of the database plan its statements again."""
+    query = """SELECT has_schema_privilege(%(own)s, 'tenantry', 'USAGE'),
+      has_schema_privilege(%(shared)s, 'tenantry', 'USAGE'),
+      has_function_privilege(%(shared)s, 'tenantry.enter(text)', 'EXECUTE'),
+      has_function_privilege(%(shared)s, 'tenantry.backend()', 'EXECUTE')"""
+    have = (await rows(conn, query, own=plan.role, shared=row.role))[0]
+    schema = build.statement("SCHEMA {name}", name=SEAL_SCHEMA)
+    enter, backend = (
+        sql.SQL("FUNCTION tenantry.enter(text)"),
+        sql.SQL("FUNCTION tenantry.backend()"),
+    )
+    wanted = [
+        build.grant(["USAGE"], schema, plan.role),
+        build.grant(["USAGE"], schema, row.role),
+        build.grant(["EXECUTE"], enter, row.role),
+        build.grant(["EXECUTE"], backend, row.role),
     ]
+    await run(conn, [each for each, there in zip(wanted, have, strict=True) if not there])
 
 
 async def _settle_tables(conn: Connection, plan: Plan, row: Rows, notes: list[str]) -> None:

@@ -11,14 +11,13 @@ import hashlib
 from importlib import resources
 from typing import Final
 
-import psycopg
 from psycopg import sql
 
 from admin import provision_sql as build
 from admin.provision_names import SEAL_ROLE, SEAL_SCHEMA
 from admin.provision_plan import Plan, ProvisioningFailed
 from admin.provision_settings import SEAL_SETTING
-from admin.provision_steps import Connection, be_able_to_act_as, role_oid, rows, run
+from admin.provision_steps import Connection, role_oid, rows, run
 
 # A setting that only superusers may set can be granted to a role from this version on.
 SEAL_VERSION: Final = 150_000
@@ -50,27 +49,24 @@ def pads(key: bytes) -> tuple[bytes, bytes]:
 
 async def ensure_seal_role(conn: Connection) -> None:
     """The role that owns the seal and may write it. Raises ProvisioningFailed: the server is too
-    old, or its admin may not grant that."""
+    old, or its admin is no superuser, who alone can grant that and close PostgreSQL's functions."""
     if conn.info.server_version < SEAL_VERSION:
         raise ProvisioningFailed(
             "PostgreSQL before version 15 cannot seal row tenants",
             hint='Set enforcement = "rewrite" for them, or upgrade the server.',
         )
+    query = "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"
+    if not (await rows(conn, query))[0][0]:
+        raise ProvisioningFailed(
+            "the node's user is no superuser, and only one can install the seal of row tenants",
+            hint='Give the node a superuser, or set enforcement = "rewrite".',
+        )
     if not await role_oid(conn, SEAL_ROLE):
         await run(conn, [build.statement("CREATE ROLE {role} NOLOGIN NOINHERIT", role=SEAL_ROLE)])
-    await be_able_to_act_as(conn, SEAL_ROLE)
     query = "SELECT has_parameter_privilege(%(role)s, %(name)s, 'SET')"
-    if (await rows(conn, query, role=SEAL_ROLE, name=SEAL_SETTING))[0][0]:
-        return
-    text = sql.SQL("GRANT SET ON PARAMETER {} TO {}")
-    try:
+    if not (await rows(conn, query, role=SEAL_ROLE, name=SEAL_SETTING))[0][0]:
+        text = sql.SQL("GRANT SET ON PARAMETER {} TO {}")
         await run(conn, [text.format(sql.Identifier(SEAL_SETTING), sql.Identifier(SEAL_ROLE))])
-    except psycopg.errors.InsufficientPrivilege as error:
-        raise ProvisioningFailed(
-            f"the node's user may not grant the right to set {SEAL_SETTING}, which the seal needs",
-            hint="Let it be a superuser; or let one run GRANT SET ON PARAMETER "
-            f'{SEAL_SETTING} TO "{SEAL_ROLE}"; or set enforcement = "rewrite".',
-        ) from error
 
 
 async def install_seal(conn: Connection, plan: Plan, key: bytes) -> None:

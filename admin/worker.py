@@ -27,6 +27,7 @@ from admin.data_dir import socket_folder
 from admin.provision_sql import row_role
 from events.facts import KIND_INSTALLATION, KIND_TENANT, KIND_TIER
 from events.installation import Installation, Node
+from events.keys import KeyRing
 from events.log import ConfigLog
 from events.model import Tenant
 from events.projection import Projection
@@ -76,7 +77,8 @@ class Worker:
     def __init__(self, assignment: Assignment) -> None:
         self.assignment = assignment
         self.vault = Vault.load(assignment.data_dir)
-        self.projection = Projection()
+        # Commands are decided elsewhere, so their ids need not be known here.
+        self.projection = Projection(remember_commands=False)
         self.log: ConfigLog | None = None
         self.usage: UsagePublisher | None = None
         self.listener: Listener | None = None
@@ -94,6 +96,9 @@ class Worker:
         self.log = await ConfigLog.connect(
             assignment.nats_servers, name=f"tenantry-worker-{assignment.worker}"
         )
+        keys = KeyRing(self.log, self.vault)
+        await keys.load()
+        keys.serve(self.projection)
         await self.log.read_all(self.projection.position + 1, self.projection.apply)
         installation = self.projection.installation()
         if installation is None:
@@ -102,6 +107,7 @@ class Worker:
         self._arrange(installation)
         self.projection.subscribe(self._changed)
         self._spawn(self.log.follow(self.projection.position + 1, self.projection.apply), "follow")
+        self._spawn(keys.follow(), "follow the keys")
         self._spawn(self._report_usage(installation.events.usage_interval_secs), "usage")
         await self._listen_for_cancels()
         assert self.listener is not None

@@ -44,8 +44,8 @@ NOTHING_BEFORE: Final = "0" * 64
 
 # Thirteen months: last year's same month can still be looked at.
 KEEP_DAYS: Final = 400
-# At about 450 bytes an event, nine million of them. The server reserves it.
-STREAM_BYTES_MAX: Final = 4 * 1024**3
+# At about 450 bytes an event, two million of them. The server reserves it.
+STREAM_BYTES_MAX: Final = 1024**3
 # Long enough for a batch that is tried again; verification drops later repeats.
 DUPLICATE_SECONDS: Final = 120.0
 

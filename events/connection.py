@@ -36,6 +36,8 @@ RECONNECT_SECONDS = 0.25
 # A dead connection that sends no reset is noticed after PING_SECONDS * (PINGS_MISSED_MAX + 1).
 PING_SECONDS = 5
 PINGS_MISSED_MAX = 2
+# A server that answers nothing else within ATTEMPT_SECONDS gets this long for a ping.
+PROBE_SECONDS = 1
 
 Answer = TypeVar("Answer")
 
@@ -100,11 +102,23 @@ class Connection:
             except (NatsError, OSError, TimeoutError) as error:
                 unknown = writing
                 reason = repr(error)
+                await self._leave_the_silent()
             await asyncio.sleep(RETRY_SECONDS)
         message = f"{what}: the configuration log does not answer ({reason})"
         if unknown:
             message += "; whether it was stored is unknown: repeat the same command"
         raise LogUnavailable(message, unknown=unknown)
+
+    async def _leave_the_silent(self) -> None:
+        """Go to another server of a cluster when this one does not even answer a ping. The client
+        would by itself, but only after three lost ones."""
+        if not self.connected or len(self.client.servers) < 2:
+            return
+        try:
+            await self.client.flush(PROBE_SECONDS)
+        except (NatsError, OSError, TimeoutError):
+            log.warning("NATS is silent; going to another server")
+            await self.client.force_reconnect()
 
     async def ask(
         self, subject: str, payload: bytes, wait: float, headers: dict[str, str] | None = None

@@ -212,7 +212,7 @@ class Audit(Model):
 
     keep_days: Annotated[float, Field(ge=1)] = 400.0
     """Older events expire. Counts when the stream is made."""
-    max_size: Size = 4 * 1024**3
+    max_size: Size = 1024**3
     """Disk that NATS reserves for it; when it is full, the oldest events go first. Counts when the
     stream is made."""
 

@@ -76,10 +76,12 @@ class KeyRing:
         async for batch in tail.read(self._source.nats, STREAM, after=self._position):
             self._take(batch)
 
-    async def follow(self) -> None:
-        """Take what others store, until cancelled."""
+    async def follow(self, *, make: bool = False) -> None:
+        """Take what others store, until cancelled; with `make`, make the stream if need be."""
         while True:
             try:
+                if make:
+                    await ensure_stream(self._source)
                 async for batch in tail.read(
                     self._source.nats, STREAM, after=self._position, follow=True
                 ):

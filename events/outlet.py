@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import orjson
 from nats.aio.client import Client
@@ -24,6 +24,14 @@ log = logging.getLogger("tenantry.outlet")
 
 # Messages published before the first answer is awaited; the client's buffer holds 2 MiB.
 IN_FLIGHT_MAX: Final = 256
+
+
+# A stream is made smaller where the disk is small, but not smaller than this.
+STREAM_BYTES_MIN: Final = 16 * 1024 * 1024
+
+_NAME_IN_USE: Final = 10058
+# Insufficient resources, storage, and memory of the server, of its account, of the cluster.
+_NO_ROOM: Final = (10023, 10028, 10047)
 
 
 class Outlet:
@@ -42,22 +50,35 @@ class Outlet:
             return False
         if self._ready:
             return True
-        name = self.config.name
-        body = orjson.dumps(self.config.as_dict())
         try:
-            for verb, request in (("INFO", b""), ("CREATE", body), ("INFO", b"")):
-                answer = await self.nats.request(
-                    f"$JS.API.STREAM.{verb}.{name}", request, timeout=ATTEMPT_SECONDS
-                )
-                error = orjson.loads(answer.data).get("error")
-                if error is None:
-                    self._ready = True
-                    self._told = ""
-                    return True
-            self._tell(f"the stream {name} cannot be made: {error.get('description')}")
+            self._ready = await self._make()
         except (NatsError, OSError, TimeoutError, ValueError) as failure:
-            log.debug("%s waits: %r", name, failure)
-        return False
+            log.debug("%s waits: %r", self.config.name, failure)
+        return self._ready
+
+    async def _make(self) -> bool:
+        """Find the stream, or make it: smaller, where the server has not that much to reserve.
+        Raises NatsError, OSError, TimeoutError, ValueError."""
+        if await self._ask("INFO", b"") is None:
+            return True
+        while error := await self._ask("CREATE", orjson.dumps(self.config.as_dict())):
+            if error.get("err_code") == _NAME_IN_USE and await self._ask("INFO", b"") is None:
+                break
+            size = (self.config.max_bytes or 0) // 2
+            if error.get("err_code") not in _NO_ROOM or size < STREAM_BYTES_MIN:
+                self._tell(f"{self.config.name} cannot be made: {error.get('description')}")
+                return False
+            self.config.max_bytes = size
+            self._tell(f"NATS has no room for {self.config.name}; trying with {size} bytes")
+        self._told = ""
+        return True
+
+    async def _ask(self, verb: str, body: bytes) -> dict[str, Any] | None:
+        """The error that the server answers with, None when it did what was asked."""
+        subject = f"$JS.API.STREAM.{verb}.{self.config.name}"
+        answer = await self.nats.request(subject, body, timeout=ATTEMPT_SECONDS)
+        error: dict[str, Any] | None = orjson.loads(answer.data).get("error")
+        return error
 
     async def store(self, messages: Sequence[Message]) -> list[Message]:
         """Publish in order until a batch has a failure in it; gives what is not known to be

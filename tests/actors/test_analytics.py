@@ -37,7 +37,7 @@ async def until(actor: AsyncioActorRef[Analytics], condition: Callable[[View], b
 def test_stored_usage_and_new_usage_are_folded_once(nats_server: Nats) -> None:
     async def run() -> None:
         async with connected(nats_server.url) as client:
-            publisher = UsagePublisher(client, "worker-0")
+            publisher = UsagePublisher(client, "worker-0", stream_bytes=32 * 1024 * 1024)
             for _ in range(3):
                 publisher.add("acme", Delta(queries=1))
                 publisher.add("widgetco", Delta(queries=10))
@@ -66,7 +66,7 @@ def test_it_waits_for_a_stream_that_is_not_there_yet(nats_server: Nats) -> None:
         async with connected(nats_server.url) as client:
             actor = Analytics.start(client)
             await until(actor, lambda view: view.messages == 0)
-            publisher = UsagePublisher(client, "worker-0")
+            publisher = UsagePublisher(client, "worker-0", stream_bytes=32 * 1024 * 1024)
             publisher.add("acme", Delta(queries=1))
             await publisher.flush()
             await until(actor, lambda view: view.all.total("queries") == 1)

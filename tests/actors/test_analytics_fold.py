@@ -48,10 +48,10 @@ def messages(draw: st.DrawFn) -> list[Usage]:
     """What some workers sent, each numbering its own."""
     found = []
     for boot in draw(st.lists(st.sampled_from("abc"), unique=True, min_size=1)):
-        for n in range(1, draw(st.integers(1, 12)) + 1):
-            until = T0 + draw(st.integers(-500 * 24, 0)) * 3600.0 + draw(st.integers(0, 3599))
-            if draw(st.booleans()):
-                until = T0 + draw(st.integers(-600, 0))
+        recent, days = st.integers(-600, 0), st.integers(-500 * 86400, 0)
+        ages = draw(st.lists(recent | days, min_size=1, max_size=12))
+        for n, age in enumerate(sorted(ages), 1):
+            until = T0 + age
             found.append(
                 Usage(
                     draw(st.sampled_from(["acme", "widgetco", "third"])),

@@ -34,7 +34,6 @@ from admin.provision import (
 )
 from events.model import Tenant
 from events.secrets import Vault, tenant_purpose
-from wire.errors import NotSupported
 
 __all__ = ["lone_postgres"]
 
@@ -461,11 +460,6 @@ def test_the_fingerprint_follows_what_matters() -> None:
         tenant("f", "database"),
     ):
         assert fingerprint(other) != same
-
-
-def test_rows_cannot_be_provisioned_yet() -> None:
-    with pytest.raises(NotSupported):
-        fingerprint(tenant("rows", "row"))
 
 
 def test_databases_made_by_hand_are_closed_afterwards(lone_postgres: Postgres) -> None:

@@ -10,7 +10,8 @@ from support.engines import Postgres
 from support.provisioning import VAULT, login, lone_postgres, node, tenant
 
 from admin import provisioner as module
-from admin.provisioner import Provisioner
+from admin.provision_plan import ProvisioningFailed, plan
+from admin.provisioner import Claims, Provisioner
 from events.commands import PutTenant, RecordProvisioned, decide
 from events.facts import Commit
 from events.model import Provisioned
@@ -111,20 +112,43 @@ def test_what_is_recorded_is_not_done_again(lone_postgres: Postgres) -> None:
 def test_one_tenants_failure_holds_no_other(lone_postgres: Postgres) -> None:
     log = Log()
     log.put("bad", schema_name="public")
-    log.put("rowwise", "row")
-    log.put("squatted", schema_name="house")
-    log.put("squatter", schema_name="house")
+    log.put("rowwise", "row", database_name="rows_db")
+    log.put("baseless", "branch")
     log.put("good")
 
     async def steps(at_work: Provisioner) -> None:
-        await until(lambda: not at_work.waiting and len(at_work.states) == 5)
+        await until(lambda: not at_work.waiting and len(at_work.states) == 4)
         failed = {id for id, state in at_work.states.items() if state == "failed"}
-        assert failed == {"bad", "rowwise", "squatter"}
-        assert "another tenant's" in at_work.reasons["squatter"]
+        assert failed == {"bad", "baseless"}
         log.put("bad", schema_name="better")
         await until(lambda: at_work.states["bad"] == "active")
 
     follow(lone_postgres, log, steps)
+
+
+def test_who_may_share_a_place_and_who_may_not() -> None:
+    claims = Claims()
+    row = {"database_name": "d"}
+    claims.take(plan(tenant("first", "row", **row)))
+    claims.take(plan(tenant("second", "row", **row)))
+    claims.take(plan(tenant("beside", **row)))
+    for unfit in (
+        tenant("same", "row", tenant_value="first", **row),
+        tenant("squatter", schema_name="beside", **row),
+        tenant("inside", "row", schema_name="beside", **row),
+        tenant("outside", schema_name="public_things", **row),
+        tenant("whole", "database", **row),
+        tenant("clone", "branch", branch_name="d", branch_base="x"),
+    ):
+        if unfit.id == "outside":
+            claims.take(plan(tenant("third", "row", schema_name="public_things", **row)))
+        with pytest.raises(ProvisioningFailed, match="another tenant's"):
+            claims.take(plan(unfit))
+    for id in ("first", "second", "third", "beside"):
+        claims.release(id)
+    claims.take(plan(tenant("whole", "database", **row)))
+    with pytest.raises(ProvisioningFailed, match="another tenant's"):
+        claims.take(plan(tenant("late", "row", **row)))
 
 
 def test_a_log_or_server_that_is_away_is_tried_again(

@@ -1,4 +1,4 @@
-"""Equal notes become one event with a count; nobody can flood the audit, and nothing is uncounted."""
+"""Equal notes become one event with a count; nobody floods the audit, and all is counted."""
 
 from __future__ import annotations
 

@@ -3,92 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any
-from uuid import uuid4
 
-import nats
-import orjson
 import pytest
-from nats.aio.client import Client
 from nats.errors import NoRespondersError
+from support.desk import VAULT, Desk, at_desk, until
 from support.engines import Nats
 from support.nats import NatsServer
 
 from admin.control import Control
-from events.audit_sink import AuditSink
-from events.facts import TenantChanged
-from events.secrets import Vault
-from events.stream import LogUnavailable
+from events import bus, snapshot
+from events.bus_client import CommandClient, NobodyAnswers
+from events.commands_model import ChangeTenant, EnableTenant, PutTenant
+from events.log import ConfigLog
+from events.operators import Principal
 
-VAULT = Vault(bytes(range(32)))
-
-
-class Notes(AuditSink):
-    """An audit that can be read."""
-
-    def __init__(self) -> None:
-        self.taken: list[dict[str, Any]] = []
-
-    def note(self, kind: str, tenant: str, **what: Any) -> None:
-        self.taken.append({"kind": kind, "tenant": tenant, **what})
-
-
-class Desk:
-    """A running command service, and a client of its NATS with an operator's token."""
-
-    def __init__(self, control: Control, client: Client, notes: Notes) -> None:
-        self.control = control
-        self.client = client
-        self.notes = notes
-        self.token = self.make("ann")
-
-    def make(self, name: str, role: Any = "operator", tenant: str = "", **more: Any) -> str:
-        return self.control.service.signer.make(name, role, tenant=tenant, **more)[0]
-
-    async def ask(
-        self, subject: str, body: Any = None, id: str = "", token: str | None = None, **more: str
-    ) -> dict[str, Any]:
-        headers = {"Tenantry-Token": self.token if token is None else token, **more}
-        if id:
-            headers["Tenantry-Command-Id"] = id
-        data = body if isinstance(body, bytes) else orjson.dumps(body or {})
-        message = await self.client.request(
-            f"tenantry.request.{subject}", data, timeout=20, headers=headers
-        )
-        answer: dict[str, Any] = orjson.loads(message.data)
-        return answer
-
-    async def stored(self) -> int:
-        return await self.control.log.last_sequence()
-
-
-@asynccontextmanager
-async def desk(url: str) -> Any:
-    notes = Notes()
-    control = await Control.open([url], VAULT)
-    client = await nats.connect(url)
-    try:
-        await control.serve_commands(notes)
-        yield Desk(control, client, notes)
-    finally:
-        await client.close()
-        await control.close()
-
-
-def at_desk(server: Nats | NatsServer, test: Callable[[Desk], Awaitable[None]]) -> None:
-    async def run() -> None:
-        async with desk(server.url) as made:
-            await test(made)
-
-    asyncio.run(run())
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.01)
+ANN = Principal("ann", "operator")
 
 
 # --- requests ------------------------------------------------------------------------------------
@@ -113,5 +42,301 @@ def test_a_tenant_is_made_and_changed_over_nats(nats_server: Nats) -> None:
         assert (tenant.name, tenant.rate_limits.qps_limit) == ("Acme", 7)
         assert [note["actor"] for note in desk.notes.taken] == ["ann", "ann"]
         assert desk.notes.taken[0]["detail"] == "PutTenant c1 1 nats request"
+
+    at_desk(nats_server, test)
+
+
+def test_one_id_sent_a_thousand_times_is_one_event(nats_server: Nats) -> None:
+    async def test(desk: Desk) -> None:
+        await desk.ask("acme.create")
+        body = {"patch": {"rate_limits": {"qps_limit": 7}}}
+
+        async def send(_: int) -> dict[str, object]:
+            return await desk.ask("acme.change", body, id="once")
+
+        answers = await asyncio.gather(*(send(number) for number in range(1000)))
+        assert {answer["accepted"] for answer in answers} == {True}
+        assert {answer["sequence"] for answer in answers} == {2}
+        assert sum(1 for answer in answers if not answer["repeated"]) == 1
+        assert await desk.stored() == 2
+        # Somebody else has changed it since: the old command must not come back.
+        await desk.ask("acme.change", {"patch": {"rate_limits": {"qps_limit": 8}}})
+        again = await desk.ask("acme.change", body, id="once")
+        assert (again["sequence"], again["repeated"]) == (2, True)
+        tenant = desk.control.projection.tenant("acme")
+        assert tenant is not None
+        assert tenant.rate_limits.qps_limit == 8
+
+    at_desk(nats_server, test)
+
+
+def test_a_repeated_id_is_known_after_a_restart_and_from_a_snapshot(nats_server: Nats) -> None:
+    async def test(desk: Desk) -> None:
+        await desk.ask("acme.create", id="once")
+        await desk.ask("acme.disable", id="off")
+        for number in range(3):
+            control = await Control.open([nats_server.url], VAULT)
+            if number == 1:
+                await snapshot.save(control.log, VAULT, control.projection)
+            answer = await control.service.execute(EnableTenant(id="acme", command_id="once"), ANN)
+            assert (answer.sequence, answer.repeated) == (1, True)
+            await control.close()
+        assert await desk.stored() == 2
+
+    at_desk(nats_server, test)
+
+
+def test_an_id_belongs_to_one_command(nats_server: Nats) -> None:
+    async def test(desk: Desk) -> None:
+        await desk.ask("acme.create", id="c")
+        answer = await desk.ask("widgetco.create", id="c")
+        assert (answer["accepted"], answer["code"]) == (False, "reused")
+
+    at_desk(nats_server, test)
+
+
+def test_two_control_processes_lose_no_update(nats_server: Nats) -> None:
+    async def test(desk: Desk) -> None:
+        other = await Control.open([nats_server.url], VAULT)
+        await desk.ask("acme.create")
+
+        async def add(control: Control, name: str) -> None:
+            patch = {"metadata": {name: "x"}}
+            while True:
+                answer = await control.service.execute(ChangeTenant(id="acme", patch=patch), ANN)
+                if answer.accepted:
+                    return
+                assert answer.code == "conflict", answer
+
+        names = [f"n{number}" for number in range(20)]
+        await asyncio.gather(
+            *(add(desk.control, f"here-{name}") for name in names),
+            *(add(other, f"there-{name}") for name in names),
+        )
+        await desk.control.commander.catch_up()
+        tenant = desk.control.projection.tenant("acme")
+        assert tenant is not None
+        assert len(tenant.metadata) == 40
+        assert await desk.stored() == 41
+        await other.close()
+
+    at_desk(nats_server, test)
+
+
+def test_of_two_who_claim_one_place_at_once_one_gets_it(nats_server: Nats) -> None:
+    async def test(desk: Desk) -> None:
+        other = await Control.open([nats_server.url], VAULT)
+        settings = {"isolation": {"strategy": "database", "database_name": "one"}}
+        for number in range(10):
+            place = {"isolation": {**settings["isolation"], "database_name": f"d{number}"}}
+            answers = await asyncio.gather(
+                desk.control.service.execute(PutTenant(id=f"a{number}", settings=place), ANN),
+                other.service.execute(PutTenant(id=f"b{number}", settings=place), ANN),
+            )
+            assert sorted(answer.accepted for answer in answers) == [False, True]
+            (refused,) = (answer for answer in answers if not answer.accepted)
+            assert "is taken by tenant" in refused.mistakes[0].message
+        await other.close()
+
+    at_desk(nats_server, test)
+
+
+def test_a_dry_run_answers_the_events_and_stores_none(nats_server: Nats) -> None:
+    async def test(desk: Desk) -> None:
+        answer = await desk.ask("acme.create", {"settings": {"name": "A"}, "dry_run": True}, "c")
+        assert answer["dry_run"]
+        assert [event["type"] for event in answer["events"]] == ["TenantCreated"]
+        assert await desk.stored() == 0
+        # And its id is still free.
+        assert (await desk.ask("acme.create", {"settings": {"name": "A"}}, "c"))["sequence"] == 1
+
+    at_desk(nats_server, test)
+
+
+def test_all_mistakes_are_told_at_once(nats_server: Nats) -> None:
+    async def test(desk: Desk) -> None:
+        settings = {"rate_limits": {"qps_limit": -1}, "colour": "red", "tier": "gold"}
+        answer = await desk.ask("acme.create", {"settings": settings})
+        assert answer["code"] == "refused"
+        assert {each["path"] for each in answer["mistakes"]} == {"rate_limits.qps_limit", "colour"}
+        answer = await desk.ask("acme.change", {"patch": {}, "id": "other", "colour": 1})
+        assert answer["code"] == "malformed"
+        assert {each["path"] for each in answer["mistakes"]} == {"id", "colour"}
+
+    at_desk(nats_server, test)
+
+
+@pytest.mark.parametrize(
+    ("subject", "body", "message"),
+    [
+        ("acme.create", b"{", "the body is not JSON"),
+        ("acme.create", b"[]", "the body is not a JSON object"),
+        ("acme.bless", b"", "bless is no verb here"),
+        ("_installation.disable", b"", "disable is no verb here"),
+        ("acme.tier-put", b"", "tier-put is no verb here"),
+        ("acme.put", b"{}" + b" " * bus.BODY_BYTES_MAX, "the body is over 524288 bytes"),
+    ],
+)
+def test_what_is_no_command_is_told_so(
+    nats_server: Nats, subject: str, body: bytes, message: str
+) -> None:
+    async def test(desk: Desk) -> None:
+        answer = await desk.ask(subject, body)
+        assert answer["code"] in ("malformed", "too_large")
+        assert message in answer["mistakes"][0]["message"]
+
+    at_desk(nats_server, test)
+
+
+def test_not_more_than_the_version_that_was_read_is_changed(nats_server: Nats) -> None:
+    async def test(desk: Desk) -> None:
+        made = await desk.ask("acme.create")
+        version = made["sequence"]
+        body = {"patch": {"name": "B"}, "expected_version": version}
+        assert (await desk.ask("acme.change", body))["accepted"]
+        assert (await desk.ask("acme.change", body))["code"] == "changed"
+
+    at_desk(nats_server, test)
+
+
+# --- who may -------------------------------------------------------------------------------------
+
+
+def test_only_a_good_token_is_heard(nats_server: Nats) -> None:
+    async def test(desk: Desk) -> None:
+        for token in ("", "x", desk.token[:-4] + "AAAA"):
+            answer = await desk.ask("acme.create", token=token)
+            assert answer["code"] == "unauthenticated"
+            assert desk.token not in str(answer)
+        bearer = {"Authorization": f"Bearer {desk.token}"}
+        assert (await desk.ask("acme.create", token="", **bearer))["accepted"]
+        jti = desk.control.service.checker.check(desk.token).jti
+        await desk.ask("_installation.token-revoke", {"jti": jti, "expires_at": 2_000_000_000})
+        assert (await desk.ask("acme.disable"))["code"] == "unauthenticated"
+        assert await desk.stored() == 2
+        assert desk.notes.taken[-1]["reason"] == "it was revoked"
+        assert desk.token not in str(desk.notes.taken)
+
+    at_desk(nats_server, test)
+
+
+def test_a_tenants_administrator_stays_within_its_tenant(nats_server: Nats) -> None:
+    async def test(desk: Desk) -> None:
+        for id in ("acme", "widgetco"):
+            await desk.ask(f"{id}.create")
+        stored = await desk.stored()
+        token = desk.make("bob", "tenant-admin", "acme")
+        for subject, body in (
+            ("widgetco.change", {"patch": {"metadata": {"a": "b"}}}),
+            ("acme.change", {"patch": {"metadata": {"a": "b"}, "rate_limits": {"qps_limit": 9}}}),
+            ("acme.change", {"patch": {"enabled": False}}),
+            ("acme.change", {"patch": {"metadata": {}}, "force": True}),
+            ("acme.put", {"settings": {}}),
+            ("acme.disable", {}),
+            ("acme.delete", {}),
+            ("acme.undo", {"sequence": 1}),
+            ("_installation.tier-put", {"name": "gold", "settings": {}}),
+            ("_installation.operator-put", {"name": "bob", "role": "operator"}),
+        ):
+            assert (await desk.ask(subject, body, token=token))["code"] == "forbidden", subject
+        assert await desk.stored() == stored
+        # Not even what is wrong with a command about another tenant.
+        wrong = await desk.ask("widgetco.change", {"colour": 1}, token=token)
+        assert wrong["code"] == "forbidden"
+        assert (await desk.ask("acme.change", {"patch": {"metadata": {"a": "b"}}}, token=token))[
+            "accepted"
+        ]
+        viewer = desk.make("eve", "viewer")
+        assert (await desk.ask("acme.disable", token=viewer))["code"] == "forbidden"
+
+    at_desk(nats_server, test)
+
+
+@pytest.mark.parametrize(
+    "subject",
+    ["tenantry.config.tenant.acme", "$JS.API.STREAM.DELETE.TENANTRY_CONFIG", "a.*", "a b"],
+)
+def test_no_answer_becomes_a_fact_or_an_order(nats_server: Nats, subject: str) -> None:
+    assert not bus.may_answer_to(subject)
+
+    async def test(desk: Desk) -> None:
+        if " " in subject or "*" in subject:
+            return
+        headers = {"Tenantry-Token": desk.token}
+        await desk.client.publish(
+            "tenantry.request.acme.create", b"", reply=subject, headers=headers
+        )
+        await until(lambda: desk.control.projection.tenant("acme") is not None)
+        await desk.ask("widgetco.create")
+        assert await desk.stored() == 2
+        assert desk.control.projection.parked() == {}
+
+    at_desk(nats_server, test)
+
+
+# --- when things fail ----------------------------------------------------------------------------
+
+
+def test_without_a_control_process_it_is_told_that_nobody_answers(nats_server: Nats) -> None:
+    async def run() -> None:
+        log = await ConfigLog.connect([nats_server.url])
+        client = CommandClient(log, "token")
+        with pytest.raises(NobodyAnswers, match="is Tenantry running"):
+            await client.send(PutTenant(id="acme"), seconds=0.3)
+        await log.close()
+
+    asyncio.run(run())
+
+
+def test_whoever_is_beyond_the_bound_is_told_to_come_back(
+    nats_server: Nats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bus, "IN_WORK_MAX", 0)
+
+    async def test(desk: Desk) -> None:
+        answer = await desk.ask("acme.create", id="c")
+        assert (answer["code"], answer["command_id"]) == ("busy", "c")
+
+    at_desk(nats_server, test)
+
+
+def test_requests_are_answered_again_after_nats_came_back(own_nats: NatsServer) -> None:
+    async def test(desk: Desk) -> None:
+        log = await ConfigLog.connect([own_nats.url])
+        client = CommandClient(log, desk.token)
+        assert (await client.send(PutTenant(id="acme", command_id="a")))["sequence"] == 1
+        own_nats.kill()
+        own_nats.start()
+        assert (await client.send(PutTenant(id="acme", command_id="a")))["repeated"]
+        assert (await client.send(PutTenant(id="b")))["sequence"] == 2
+        await log.close()
+
+    at_desk(own_nats, test)
+
+
+def test_a_bus_that_stops_finishes_what_is_under_way(nats_server: Nats) -> None:
+    async def test(desk: Desk) -> None:
+        asking = asyncio.gather(*(desk.ask(f"t{number}.create") for number in range(20)))
+        await until(lambda: desk.control.projection.position > 0)
+        await desk.control.service.stop()
+        answers = await asyncio.gather(asking, return_exceptions=True)
+        del answers
+        with pytest.raises(NoRespondersError):
+            await desk.ask("late.create")
+        assert await desk.stored() == desk.control.projection.tenant_count()
+
+    at_desk(nats_server, test)
+
+
+def test_the_trace_of_a_request_is_stored_with_it(nats_server: Nats) -> None:
+    async def test(desk: Desk) -> None:
+        parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+        await desk.ask("acme.create", traceparent=parent)
+        stored = await desk.control.log.get(1)
+        assert stored is not None
+        assert stored.headers["traceparent"] == parent
+        note = desk.notes.taken[-1]
+        assert note["trace_id"] == "4bf92f3577b34da6a3ce929d0e0e4736"
+        assert note["span_id"] == "00f067aa0ba902b7"
 
     at_desk(nats_server, test)

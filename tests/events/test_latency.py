@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +24,7 @@ def test_bounds_grow_by_a_quarter_at_most() -> None:
     bounds = [upper_bound(bucket) for bucket in range(BUCKETS)]
     assert bounds[0] == 64
     assert bounds[-2] == 2**27
-    ratios = [after / before for before, after in zip(bounds[:-2], bounds[1:-1], strict=True)]
+    ratios = [after / before for before, after in pairwise(bounds[:-1])]
     assert 1.14 < min(ratios) <= max(ratios) <= 1.25
 
 

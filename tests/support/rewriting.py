@@ -1,4 +1,4 @@
-"""Rewriting past the proxy: shared tables of three tenants, the same for one, and what is known of them."""
+"""Rewriting without the proxy: tables of three tenants, the same of one, and their catalog."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def setup(kind: Kind, *, alone: bool) -> str:
     return schema + mine + others + _STAGING
 
 
-def catalog(kind: Kind, *, rewriting: bool = True) -> Catalog:
+def catalog(kind: Kind, *, sealed: bool = False, rewriting: bool = True) -> Catalog:
     """What is known of these tables; `secrets` is not."""
     orders = ("tenant_id", "id", "customer_id", "total", "note", "placed", "tags")
     named: list[tuple[str, str, tuple[str, ...], dict[str, Any]]] = [
@@ -119,7 +119,7 @@ def catalog(kind: Kind, *, rewriting: bool = True) -> Catalog:
         for schema, name, columns, more in named
     ]
     relations.append(Relation("public", "countries", SHARED, ("code", "name")))
-    return Catalog("1", relations, rewrite=rewriting)
+    return Catalog("1", relations, rewrite=rewriting, sealed=sealed)
 
 
 def literal(kind: Kind) -> bytes:

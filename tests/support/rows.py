@@ -52,7 +52,8 @@ CREATE OPERATOR ~~~~ (FUNCTION = texteq, LEFTARG = text, RIGHTARG = text);
 INSERT INTO customers SELECT t, g FROM generate_series(1, 50) g, unnest(%(ids)s::text[]) t;
 INSERT INTO orders SELECT t, g, t || ' secret ' || g, g FROM generate_series(1, 50) g,
   unnest(%(ids)s::text[]) t;
-INSERT INTO events SELECT t, g, t || ' secret' FROM generate_series(1, 50) g, unnest(%(ids)s::text[]) t;
+INSERT INTO events SELECT t, g, t || ' secret' FROM generate_series(1, 50) g,
+  unnest(%(ids)s::text[]) t;
 INSERT INTO unprotected SELECT t, 'secret' FROM unnest(%(ids)s::text[]) t;
 INSERT INTO countries VALUES ('CH');
 ANALYZE"""

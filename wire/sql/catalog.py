@@ -62,6 +62,7 @@ class Catalog:
     path       the schemas in which unqualified names are looked up, in order
     functions  the operator's functions that may be called: (schema, name)
     rewrite    statements get the tenant predicate; otherwise only the database enforces
+    sealed     the database enforces, too: no expression meets other tenants' rows
     settings   names of settings that hold the tenant's value and that clients may not change
     """
 
@@ -73,6 +74,7 @@ class Catalog:
         path: tuple[str, ...] = ("public",),
         functions: frozenset[tuple[str, str]] = frozenset(),
         rewrite: bool = True,
+        sealed: bool = False,
         settings: frozenset[str] = frozenset(),
     ) -> None:
         self.version = version
@@ -80,6 +82,7 @@ class Catalog:
         self.path = path
         self.functions = functions
         self.rewrite = rewrite
+        self.sealed = sealed
         self.settings = settings
 
     def find(self, schema: str, name: str) -> Relation | None:
@@ -116,6 +119,7 @@ class Catalog:
             "path": list(self.path),
             "functions": sorted(self.functions),
             "rewrite": self.rewrite,
+            "sealed": self.sealed,
             "settings": sorted(self.settings),
         }
 
@@ -141,5 +145,6 @@ def load(plain: dict[str, Any]) -> Catalog:
         path=tuple(plain["path"]),
         functions=frozenset((schema, name) for schema, name in plain["functions"]),
         rewrite=plain["rewrite"],
+        sealed=plain["sealed"],
         settings=frozenset(plain["settings"]),
     )

@@ -13,6 +13,7 @@ from typing import Any, Final
 from wire.errors import NotSupported
 from wire.sql.catalog import Catalog
 from wire.sql.edits import Edit
+from wire.sql.rewrite_errors import may_fail
 from wire.sql.rewrite_from import select
 from wire.sql.rewrite_insert import insert
 from wire.sql.rewrite_state import Node, Rewriter, Scope
@@ -41,8 +42,9 @@ def rewrite(
 
     Raises Forbidden and NotSupported, which name the construct.
     """
-    rewriter = Rewriter(Text(text, start, end), catalog)
     try:
+        first = catalog.rewrite and not catalog.sealed and may_fail(tree)
+        rewriter = Rewriter(Text(text, start, end), catalog, first=first)
         rewriter.push(tree, frozenset())
         while rewriter.queue:
             kind, value, scope = rewriter.queue.pop()

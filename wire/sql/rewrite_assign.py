@@ -13,6 +13,13 @@ SET_END: Final = frozenset([b"from", b"where", b"returning", b"when"])
 _ASSIGNMENT_END: Final = SET_END | {b","}
 
 
+def part_of(relation: Relation) -> NotSupported:
+    return NotSupported(
+        f"cannot set a part of column {relation.column}",
+        hint="Leave the column out: the proxy fills it in.",
+    )
+
+
 def check_expression(
     rewriter: Rewriter, relation: Relation, value: Node, first: int, last: int
 ) -> None:
@@ -36,7 +43,7 @@ def assign(rewriter: Rewriter, relation: Relation, targets: list[Any], *, cases:
         if target["name"] != relation.column:
             continue
         if "indirection" in target:
-            raise NotSupported(f"cannot set a part of column {relation.column}")
+            raise part_of(relation)
         value = target["val"]
         index = rewriter.text.at(target["location"])
         if "MultiAssignRef" in value:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from wire.errors import TenantryError
 from wire.sql.analyse import parse
 from wire.sql.catalog import GUARDED, Catalog, Relation
+from wire.sql.rewrite_errors import may_fail
 from wire.sql.rewrite_proof import (
     Node,
     Scope,
@@ -70,12 +71,14 @@ class _Check:
         self.catalog = catalog
         self.values = Values(value)
         self.known: set[int] = set()
+        self.first = False  # predicates have to be evaluated before all else
         self.queue: list[tuple[str, Any, Scope]] = []
         self.staging = {
             each.staging for each in catalog.relations.values() if each.staging is not None
         }
 
     def run(self, root: Node) -> None:
+        self.first = not self.catalog.sealed and may_fail(root)
         self.queue.append(("", root, frozenset()))
         while self.queue:
             kind, node, scope = self.queue.pop()
@@ -151,7 +154,8 @@ class _Check:
         """Raises unless one of the conditions keeps the table to the tenant's rows."""
         if not self.catalog.rewrite:
             return
-        wanted = keys(node, relation)
+        plain = self.catalog.sealed or (relation.is_table and not self.first)
+        wanted = keys(node, relation, plain=plain)
         while pools is not None and not columns_renamed:
             if not wanted.isdisjoint(pools[0]):
                 return

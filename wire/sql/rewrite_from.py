@@ -18,7 +18,6 @@ from wire.sql.rewrite_state import (
     Pieces,
     Rewriter,
     Scope,
-    predicate,
     reference,
 )
 from wire.sql.rewrite_text import CLAUSES
@@ -133,7 +132,7 @@ class Items:
             if place == SELECT:
                 self._select(node, sample, relation)
                 continue
-            found = predicate(relation, self.reference(node, relation))
+            found = rewriter.predicate(relation, self.reference(node, relation))
             (wheres if place == WHERE else ons.setdefault(place, [])).append(found)
         if ons:
             conditions = rewriter.text.conditions(begin, end)
@@ -169,7 +168,7 @@ class Items:
                 tail = text.group(text.expect(tail + 1, b"repeatable"))[1]
         columns = b", ".join(quote(each["String"]["sval"]) for each in alias.get("colnames", []))
         outer = b") AS " + name + (b"(" + columns + b")" if columns else b"")
-        found = predicate(relation, name)
+        found = self._rewriter.predicate(relation, name)
         splice.insert(text.ends[tail], TAIL, b" WHERE ", *found, outer)
 
 

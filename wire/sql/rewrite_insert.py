@@ -6,9 +6,9 @@ from typing import Any, Final
 
 from wire.errors import NotSupported
 from wire.sql.catalog import Relation
-from wire.sql.rewrite_assign import assign, check_expression
+from wire.sql.rewrite_assign import assign, check_expression, part_of
 from wire.sql.rewrite_splice import CLAUSE, INNER, OPEN, OUTER, lost, quote
-from wire.sql.rewrite_state import Node, Rewriter, Scope, checked, literal, predicate, reference
+from wire.sql.rewrite_state import Node, Rewriter, Scope, checked, literal, reference
 
 _SOURCE_END: Final = frozenset([b"returning"])
 _WRAPPER: Final = b'"tenantry"'
@@ -64,9 +64,15 @@ def columns(
         return number, last + 1
     width = len(rows[0])
     if any(len(row) != width or any(map(_spreads, row)) for row in rows):
-        raise NotSupported("INSERT needs a list of columns for rows such as these")
+        raise NotSupported(
+            "INSERT needs a list of columns for rows such as these",
+            hint="Name the columns behind the table.",
+        )
     if width > len(relation.columns):
-        raise NotSupported("INSERT has more expressions than target columns")
+        raise NotSupported(
+            "INSERT has more expressions than target columns",
+            hint="Name the columns behind the table.",
+        )
     names = list(relation.columns[:width])
     number = names.index(relation.column) if relation.column in names else -1
     if number < 0:
@@ -81,7 +87,7 @@ def _number(relation: Relation, named: list[Any]) -> int:
     for number, each in enumerate(named):
         if each["ResTarget"]["name"] == relation.column:
             if "indirection" in each["ResTarget"]:
-                raise NotSupported(f"cannot set a part of column {relation.column}")
+                raise part_of(relation)
             return number
     return -1
 
@@ -227,5 +233,5 @@ def _conflict(rewriter: Rewriter, relation: Relation, target: Node, node: Node) 
     index = text.forward(text.at(node["location"]) + 1, frozenset([b"do"]))
     begin = text.expect(text.expect(text.expect(index, b"do"), b"update"), b"set")
     assign(rewriter, relation, node["targetList"], cases=False)
-    found = predicate(relation, reference(target))
+    found = rewriter.predicate(relation, reference(target))
     rewriter.conjoin(begin, "whereClause" in node, [found])

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from wire.sql.catalog import Relation
 
 Node = dict[str, Any]
 Scope = frozenset[str]
+
+
+_EQUAL: Final = "AEXPR_OP"
+_ANY: Final = "AEXPR_OP_ANY"
 
 
 class Uncovered(Exception):
@@ -32,19 +36,24 @@ def within(root: Any) -> Iterator[Node]:
             stack.extend(child for field, child in value.items() if not repeated(field, child))
 
 
-def keys(node: Node, relation: Relation) -> frozenset[tuple[str, ...]]:
-    """How a condition may name the tenant column of a table: with its name, and type."""
+def keys(node: Node, relation: Relation, *, plain: bool) -> frozenset[tuple[str, ...]]:
+    """How a condition may name the tenant column of a table: operator, name, type.
+
+    `plain`: by equality, too, not only by what is evaluated before all other conditions.
+    """
     column = (relation.column, relation.type)
-    if "alias" in node:
-        return frozenset([(node["alias"]["aliasname"], *column)])
     name = node["relname"]
-    return frozenset([(name, *column), (relation.schema, name, *column)])
+    names = [(name,), (relation.schema, name)]
+    if "alias" in node:
+        names = [(node["alias"]["aliasname"],)]
+    operators = [_ANY, _EQUAL] if plain else [_ANY]
+    return frozenset((operator, *each, *column) for each in names for operator in operators)
 
 
 def spreads(node: Node) -> bool:
     """Whether an expression may yield several columns."""
-    inner = node.get("ColumnRef", node.get("A_Indirection", {}))
-    fields = inner.get("fields", inner.get("indirection", []))
+    inner = node.get("ColumnRef") or node.get("A_Indirection") or {}
+    fields: list[Any] = inner.get("fields") or inner.get("indirection") or []
     return any("A_Star" in each for each in fields)
 
 
@@ -70,7 +79,7 @@ class Values:
     def __init__(self, value: str) -> None:
         self._value = value
 
-    def _type(self, node: Any) -> str:
+    def _type(self, node: Node) -> str:
         """The type in pg_catalog of 'value'::type; "" for anything else."""
         cast = node.get("TypeCast", {})
         constant = cast.get("arg", {}).get("A_Const", {})
@@ -94,14 +103,19 @@ class Values:
                 stack.extend(both["args"])
                 continue
             test = each.get("A_Expr", {})
+            kind = test.get("kind", "")
             operator = [word.get("String", {}).get("sval") for word in test.get("name", [])]
-            if test.get("kind") != "AEXPR_OP" or operator != ["pg_catalog", "="]:
+            if kind not in (_ANY, _EQUAL) or operator != ["pg_catalog", "="]:
                 continue
+            value = test.get("rexpr", {})
+            if kind == _ANY:
+                elements = value.get("A_ArrayExpr", {}).get("elements", [])
+                value = elements[0] if len(elements) == 1 else {}
             fields = test.get("lexpr", {}).get("ColumnRef", {}).get("fields", [])
             names = [field.get("String", {}).get("sval", "") for field in fields]
-            kind = self._type(test.get("rexpr", {}))
-            if kind and len(names) in (2, 3) and all(names):
-                found.add((*names, kind))
+            type = self._type(value)
+            if type and len(names) in (2, 3) and all(names):
+                found.add((kind, *names, type))
         return frozenset(found)
 
     def stamps(self, node: Any, relation: Relation) -> bool:

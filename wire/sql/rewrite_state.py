@@ -26,12 +26,14 @@ class Rewriter:
     """One statement being rewritten.
 
     on     predicates and stamps are wanted (not so where the database alone enforces)
+    first  predicates have to be evaluated before the client's own conditions
     seen   ids of the tree's RangeVar nodes that have been dealt with
     queue  what is still to be walked
     """
 
-    def __init__(self, text: Text, catalog: Catalog) -> None:
+    def __init__(self, text: Text, catalog: Catalog, *, first: bool) -> None:
         self.text = text
+        self.first = first
         self.catalog = catalog
         self.on = catalog.rewrite
         self.splice = Splice()
@@ -100,6 +102,15 @@ class Rewriter:
         """Whether the relation's rows need a predicate of ours."""
         return self.on and relation is not None and relation.use == GUARDED
 
+    def predicate(self, relation: Relation, reference: bytes) -> Pieces:
+        """That a row is the tenant's; `reference` is the statement's name for the relation."""
+        column = b"(" + reference + b"." + quote(relation.column) + b" OPERATOR(pg_catalog.=) "
+        value: Pieces = (VALUE, b"::pg_catalog." + relation.type.encode())
+        # A view's columns may be expressions. See rewrite_errors.py.
+        if self.first or not (self.catalog.sealed or relation.is_table):
+            return column + b"ANY (ARRAY[", *value, b"]))"
+        return column, *value, b")"
+
     def bounds(self, node: Node) -> tuple[int, int]:
         """First and last token of a table as written, with ONLY or *, without its alias."""
         text = self.text
@@ -167,16 +178,6 @@ def joined(predicates: list[Pieces]) -> Pieces:
 def literal(relation: Relation) -> Pieces:
     """The tenant's value in the type of the tenant column."""
     return b"(", VALUE, b"::pg_catalog." + relation.type.encode() + b")"
-
-
-def predicate(relation: Relation, reference: bytes) -> Pieces:
-    """That a row is the tenant's; `reference` is the name by which the statement knows it."""
-    column = reference + b"." + quote(relation.column)
-    return (
-        b"(" + column + b" OPERATOR(pg_catalog.=) ",
-        VALUE,
-        b"::pg_catalog." + relation.type.encode() + b")",
-    )
 
 
 def checked(relation: Relation) -> tuple[Pieces, Pieces]:

@@ -283,7 +283,10 @@ class Text:
                 index += 1
             index = self.group(index)[1] + 1
             if self.word(index) in (b"search", b"cycle"):
-                raise NotSupported("SEARCH and CYCLE are not supported within INSERT … SELECT")
+                raise NotSupported(
+                    "SEARCH and CYCLE are not supported within INSERT … SELECT",
+                    hint="Write WITH before INSERT.",
+                )
             if self.word(index) != b",":
                 return index
             index += 1

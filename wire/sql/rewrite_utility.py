@@ -8,7 +8,7 @@ from wire.errors import Forbidden, NotSupported, TenantryError
 from wire.sql.catalog import Relation
 from wire.sql.commands import DDL, SYSTEM
 from wire.sql.rewrite_splice import quote
-from wire.sql.rewrite_state import Node, Rewriter, Scope, predicate
+from wire.sql.rewrite_state import Node, Rewriter, Scope
 from wire.sql.rewrite_text import Text
 
 PLAIN: Final = frozenset(
@@ -77,7 +77,9 @@ def explain(rewriter: Rewriter, node: Node, scope: Scope) -> None:
             if end - begin != 2 or text.word(begin + 1) not in _OFF:
                 raise _told(name)
         elif name != "costs":
-            raise NotSupported(f"EXPLAIN option {name} is not supported")
+            raise NotSupported(
+                f"EXPLAIN option {name} is not supported", hint="VERBOSE and FORMAT are."
+            )
         rewriter.splice.replace(text.starts[begin], text.ends[end - 1], b"COSTS OFF")
         removed = True
     if not removed:
@@ -153,6 +155,6 @@ def _copy_to(rewriter: Rewriter, relation: Relation, node: Node, first: int, end
         text.starts[first],
         text.ends[end],
         b"(SELECT " + (names or _plain_columns(relation)) + b" FROM " + schema + b" WHERE ",
-        *predicate(relation, schema),
+        *rewriter.predicate(relation, schema),
         b")",
     )

@@ -16,7 +16,6 @@ from wire.sql.rewrite_state import (
     Scope,
     joined,
     literal,
-    predicate,
 )
 from wire.sql.rewrite_text import CLAUSES
 
@@ -83,7 +82,7 @@ def _restrict(rewriter: Rewriter, node: Node, relation: Relation, items: Items, 
     """Puts all predicates in. The tables beside the target, if any, begin at token `begin`."""
     wheres = items.splice(begin, rewriter.text.forward(begin, CLAUSES))
     if not _at_cursor(node):
-        found = predicate(relation, items.reference(node["relation"], relation))
+        found = rewriter.predicate(relation, items.reference(node["relation"], relation))
         rewriter.conjoin(begin, "whereClause" in node, [found, *wheres])
 
 
@@ -105,7 +104,7 @@ def merge(rewriter: Rewriter, node: Node, scope: Scope) -> None:
         lost("ON")
     _, first, last = conditions[-1]
     items.splice(begin, first - 1)
-    found = predicate(relation, items.reference(target, relation))
+    found = rewriter.predicate(relation, items.reference(target, relation))
     rewriter.condition(first, last, [found])
     for each in node["mergeWhenClauses"]:
         text.expect(when, b"when")

@@ -1,0 +1,159 @@
+"""Personal data is sealed in the log, and gone for ever when its key is."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from support.nats import NatsServer
+
+from admin.control import Control
+from events.commands import ChangeTenant, DeleteTenant, PurgeTenant, PutTenant, PutUser, RemoveUser
+from events.keys import STREAM, KeyRing
+from events.log import ConfigLog
+from events.model import Settings
+from events.personal import DataKey, is_erasable
+from events.projection import Projection
+from events.reader import Stored
+from events.secrets import Vault
+
+VAULT = Vault(bytes(range(32)))
+VERIFIER = "SCRAM-SHA-256$4096:c2FsdA==$a2V5:a2V5"
+PERSONAL: Settings = {
+    "name": "Zebediah Quux GmbH",
+    "metadata": {"contact": "zoe.zander@example.org"},
+    "users": [{"name": "zoltan_zimmer", "scram": VERIFIER}],
+}
+WORDS = (b"Zebediah", b"zoe.zander", b"zoltan_zimmer", b"contact")
+
+
+async def fold(log: ConfigLog, vault: Vault = VAULT) -> Projection:
+    """What somebody else folds from the same log."""
+    ring = KeyRing(log, vault)
+    await ring.load()
+    made = Projection()
+    ring.serve(made)
+    await log.read_all(1, made.apply)
+    return made
+
+
+def files(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def test_personal_data_is_nowhere_in_clear_and_gone_with_its_key(
+    own_nats: NatsServer, tmp_path: Path
+) -> None:
+    async def run() -> None:
+        control = await Control.open([own_nats.url], VAULT)
+        execute = control.commander.execute
+        await execute(PutTenant(id="acme", settings=PERSONAL), "ann")
+        await execute(ChangeTenant(id="acme", patch={"metadata": {"more": "Zwetschge"}}), "ann")
+        other = await fold(control.log)
+        tenant = other.tenant("acme")
+        assert tenant is not None
+        assert tenant.name == "Zebediah Quux GmbH"
+        assert tenant.metadata == {"contact": "zoe.zander@example.org", "more": "Zwetschge"}
+        assert [user.name for user in tenant.users] == ["zoltan_zimmer"]
+        assert other.digest() == control.projection.digest()
+
+        raw: list[Stored] = []
+        await control.log.scan(raw.append)
+        stored = await control.log.fetch(STREAM, {"last_by_subj": "tenantry.keys.acme"})
+        assert stored is not None
+        await execute(DeleteTenant(id="acme"), "ann")
+        await execute(PurgeTenant(id="acme", force=True), "ann")
+        assert await control.log.fetch(STREAM, {"last_by_subj": "tenantry.keys.acme"}) is None
+        after = await fold(control.log)
+        record = after.record("acme")
+        assert record is not None
+        assert (record.settings, record.purged) == ({}, True)
+        await control.close()
+
+        # A copy of the log from before, and the installation's key: nothing opens any more.
+        copy = Projection((await _ring_of_nothing()).open)
+        for message in raw:
+            from events import codec
+
+            copy.apply(message.sequence, message.kind, message.id, codec.decode(message.data))
+        erased = copy.tenant("acme")
+        assert erased is not None
+        assert (erased.name, erased.users, erased.metadata) == ("", (), {})
+        return stored["data"]
+
+    sealed_key = asyncio.run(run())
+    own_nats.stop()
+    written = files(tmp_path / "store")
+    assert b"acme" in written
+    for word in (*WORDS, b"Zwetschge", sealed_key.encode()):
+        assert word not in written, word
+
+
+async def _ring_of_nothing() -> KeyRing:
+    class Nothing:
+        nats = None
+
+    return KeyRing(Nothing(), VAULT)  # type: ignore[arg-type]
+
+
+def test_users_are_added_to_those_that_are_sealed(own_nats: NatsServer) -> None:
+    async def run() -> None:
+        control = await Control.open([own_nats.url], VAULT)
+        await control.commander.execute(PutTenant(id="acme", settings=PERSONAL), "ann")
+        await control.close()
+        # Another process, which has not read the keys: it fetches the one that it needs.
+        log = await ConfigLog.connect([own_nats.url])
+        late = Control(log, VAULT)
+        await late.commander.execute(PutUser(id="acme", name="b", scram=VERIFIER), "bob")
+        await late.commander.execute(RemoveUser(id="acme", name="zoltan_zimmer"), "bob")
+        tenant = late.projection.tenant("acme")
+        assert tenant is not None
+        assert [user.name for user in tenant.users] == ["b"]
+        assert tenant.name == "Zebediah Quux GmbH"
+        await late.close()
+
+    asyncio.run(run())
+
+
+def test_a_purge_cut_short_is_finished_by_the_next_process(
+    own_nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        control = await Control.open([own_nats.url], VAULT)
+        execute = control.commander.execute
+        await execute(PutTenant(id="acme", settings=PERSONAL), "ann")
+        await execute(DeleteTenant(id="acme"), "ann")
+
+        async def killed(self: KeyRing, id: str) -> None:
+            raise SystemError("killed")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(KeyRing, "destroy", killed)
+            with pytest.raises(SystemError):
+                await execute(PurgeTenant(id="acme", force=True), "ann")
+        await control.close()
+        control = await Control.open([own_nats.url], VAULT)
+        assert control.keys.leftover == {"acme"}
+        await control.serve_commands()
+        async with asyncio.timeout(10):
+            while control.keys.leftover:
+                await asyncio.sleep(0.01)
+        assert await control.log.fetch(STREAM, {"last_by_subj": "tenantry.keys.acme"}) is None
+        await control.close()
+
+    asyncio.run(run())
+
+
+def test_a_sealed_field_opens_in_its_own_place_only() -> None:
+    key, other = DataKey("acme", bytes(32)), DataKey("widgetco", bytes(32))
+    sealed = key.seal("name", "Acme")
+    assert is_erasable(sealed)
+    assert key.open("name", sealed) == "Acme"
+    assert key.open("metadata", sealed) is None
+    assert other.open("name", sealed) is None
+    assert key.open("name", sealed[:-4]) is None
+    assert key.open_all({"name": sealed, "users": "erasable:1:?", "pool": {}}) == {
+        "name": "Acme",
+        "pool": {},
+    }
