@@ -111,10 +111,11 @@ async def read(nats: Client, actor: AsyncioActorRef[Analytics]) -> None:
     """Feed the actor from the stream's beginning on, for ever."""
     try:
         actor.tell(_Until(await _length(nats)))
-        async for batch in tail.read(nats, STREAM, follow=True):
-            await actor.ask(Fold(batch))
-            # The next batch may be here already; others have something to do as well.
-            await asyncio.sleep(0)
+        async with contextlib.aclosing(tail.read(nats, STREAM, follow=True)) as batches:
+            async for batch in batches:
+                await actor.ask(Fold(batch))
+                # The next batch may be here already; others have something to do as well.
+                await asyncio.sleep(0)
     except Exception as error:
         actor.try_tell(_Failed(error))
 

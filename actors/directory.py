@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from actors.dispatcher import Dispatcher
-from events.model import Tenant
+from events.model import Settings, Tenant
 from wire import errors as e
-from wire.ports import Lease, Tenants
+from wire.ports import Lease, OperatorLogin, Tenants
 from wire.postgres.client import ClientConnection
 
 log = logging.getLogger("tenantry.directory")
@@ -30,6 +30,7 @@ class Directory(Tenants):
         *,
         database_suffix: str,
         prepare: Callable[[Tenant], Awaitable[None]],
+        operator: Callable[[str], Settings | None] = lambda name: None,
         fresh: Callable[[], bool] = lambda: True,
     ) -> None:
         self._tenant = tenant
@@ -37,6 +38,8 @@ class Directory(Tenants):
         self._suffix = database_suffix
         # What must be known before the tenant's actor can work (actors/commons.py).
         self._prepare = prepare
+        # What the log says of an operator who is not shut out (events/named.py).
+        self._operator = operator
         # False when the configuration is older than the operator accepts: nobody logs in.
         self._fresh = fresh
 
@@ -51,11 +54,28 @@ class Directory(Tenants):
                 return known.scram
         return None
 
+    def operator(self, user: str, database: str, address: str) -> OperatorLogin | None:
+        """Operators name the tenant that they begin in as their database."""
+        settings = self._operator(user)
+        if settings is None or not settings.get("scram") or not self._fresh():
+            return None
+        id = database
+        if self._tenant(id) is None and database.endswith(self._suffix):
+            id = database[: len(database) - len(self._suffix)]
+        found = self._tenant(id)
+        names = settings.get("tenants", [])
+        tenants = None if "*" in names else frozenset(names)
+        if found is None or (tenants is not None and id not in tenants):
+            # Whole databases ("@shared_db") are no tenants, so only "*" spans them.
+            return None
+        return OperatorLogin(user, settings["scram"], tenants, id)
+
     async def open(self, client: ClientConnection, tenant: str, database: str) -> Lease:
         found = self._tenant(tenant)
         if found is None:
             raise e.ShuttingDown("the tenant is not available")
-        if database and database not in (found.database, found.id, found.id + self._suffix):
+        names = (found.database, found.id, found.id + self._suffix)
+        if database and client.operator is None and database not in names:
             raise e.UnknownDatabase(database)
         await self._prepare(found)
         lease = await self._dispatcher.open_lease(tenant, client)

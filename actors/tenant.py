@@ -173,6 +173,9 @@ class TenantActor(AsyncioActor):
             self.make_row_lease(tenant, lease, sharing)
         self.tenant, self.lease, self.analyser = tenant, lease, analyser
         for client in self.clients:
+            if client.tenant != self.id:
+                # An operator's, which has gone on to another tenant.
+                continue
             client.lease = lease
             if client.server is not None:
                 # In session pooling it is never handed over again: limits of results and of time

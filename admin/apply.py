@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from admin.config import Loaded
-from events.commands import Command, PutInstallation, PutTenant
+from events.commands import Command, PutInstallation, PutTenant, PutTier
+from events.facts import KIND_TIER
 from events.model import Settings
+from events.named import Named
 from events.projection import Record
 from events.secrets import Vault, seal_nodes
 from events.settings import canonical
@@ -23,6 +25,8 @@ class Folded(Protocol):
     def ids(self) -> Iterator[str]: ...
 
     def installation_settings(self) -> Settings: ...
+
+    def named(self, kind: str, id: str) -> Named | None: ...
 
 
 @dataclass
@@ -49,6 +53,10 @@ def plan(loaded: Loaded, folded: Folded, vault: Vault) -> Plan:
     wanted = seal_nodes(canonical(loaded.installation), known, vault)
     if wanted != known:
         result.commands.append(PutInstallation(settings=wanted))
+    for name, settings in loaded.tiers:
+        tier = folded.named(KIND_TIER, name)
+        if tier is None or tier.deleted or tier.settings != settings:
+            result.commands.append(PutTier(name=name, settings=settings))
     for id, settings in loaded.tenants:
         _plan_tenant(result, id, settings, folded.record(id), loaded)
     listed = {id for id, _ in loaded.tenants}

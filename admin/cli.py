@@ -13,7 +13,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from admin import cli_audit, cli_branches, cli_commands_args, cli_events_args, cli_protect
+from admin import (
+    cli_audit,
+    cli_branches,
+    cli_commands_args,
+    cli_events_args,
+    cli_protect,
+    cli_stats,
+)
 from admin.cli_parts import (
     DATA_DIR,
     DATA_DIR_VARIABLE,
@@ -82,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
     cli_events_args.add(commands)
     cli_protect.add(commands)
     cli_audit.add(commands)
+    cli_stats.add_stats_command(commands)
     cli_branches.add(commands)
     _engines(commands)
     command(commands, "version", "print the version", _run_version, "tenantry version")

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from events.audit import AuditEvent
     from events.audit_verify import Verifier
 
-# Beneath the data directory: where writers keep what is not stored yet, and the ends of chains.
-AUDIT_FOLDER: Final = "audit"
 # What fits on some screens; --json has no limit.
 SHOWN_MAX: Final = 200
 # By how much the clocks of writers and of NATS may differ.
@@ -228,6 +226,7 @@ def run_verify(given: argparse.Namespace) -> int:
 
 async def _verify(given: argparse.Namespace) -> int:
     from admin.find_log import open_log
+    from events.audit_publisher import AUDIT_FOLDER
 
     async with open_log(given.data_dir, given.config) as control:
         verifier, seen = await verified(control, given.data_dir / AUDIT_FOLDER)

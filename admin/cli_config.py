@@ -16,7 +16,7 @@ from admin.config_render import check_as_dict, render_check
 from admin.control import Control
 from admin.failure import FAILED, MISTAKE, WrongFile
 from admin.find_log import open_log
-from events.commands import Command, PutInstallation, PutTenant
+from events.commands import Command, PutInstallation, PutTenant, PutTier
 from events.settings import diff
 
 ACTOR = "tenantry apply"
@@ -62,6 +62,8 @@ def changes(control: Control, command: Command) -> Iterator[str]:
     projection = control.projection
     if isinstance(command, PutInstallation):
         known, what = projection.installation_settings(), "installation"
+    elif isinstance(command, PutTier):
+        known, what = projection.tier_settings(command.name), f"tier {command.name}"
     else:
         assert isinstance(command, PutTenant), "a file gives no other commands"
         record = projection.record(command.id)

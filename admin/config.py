@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from admin import config_rules, config_support
 from admin.config_mistakes import Key, Mistake, explain
 from admin.config_models import FileConfig, FileMultiTenancy
+from admin.config_rules import EVENTS_FILES
 from admin.config_source import Source, read
 from events.installation import Installation
 from events.model import Settings
@@ -28,12 +29,14 @@ _ROUNDS: Final = 4
 class Loaded:
     """A configuration file, read. With mistakes there is no installation and there are no tenants.
 
-    `tenants` holds (id, settings): only what the file sets, normalised. A user with a password is
-    there by name only; the password is in `passwords` under (tenant, user) and nowhere else.
+    `tiers` holds (name, settings), `tenants` (id, settings): only what the file sets, normalised.
+    A user with a password is there by name only; the password is in `passwords` under (tenant,
+    user) and nowhere else.
     """
 
     path: Path
     installation: Installation | None = None
+    tiers: list[tuple[str, Settings]] = field(default_factory=list)
     tenants: list[tuple[str, Settings]] = field(default_factory=list)
     passwords: dict[tuple[str, str], str] = field(default_factory=dict, repr=False)
     mistakes: list[Mistake] = field(default_factory=list)
@@ -63,7 +66,7 @@ def _make_paths_absolute(data: dict[str, Any], base: Path) -> None:
     """Paths in the file count from the file's directory, wherever the program was started."""
     tables: list[tuple[Any, tuple[str, ...]]] = [
         (data.get("tls"), ("cert_path", "key_path", "ca_path")),
-        (data.get("events"), ("data_dir",)),
+        (data.get("events"), ("data_dir", *EVENTS_FILES)),
     ]
     nodes = data.get("nodes")
     if isinstance(nodes, list):
@@ -115,6 +118,7 @@ def _mended(data: Any, key: Key) -> Any:
 def _fill(loaded: Loaded, file: FileConfig) -> None:
     tenancy = file.multi_tenancy
     loaded.installation = Installation.model_validate(_installation_settings(file))
+    loaded.tiers = [(name, canonical(tier)) for name, tier in tenancy.tiers.items()]
     for tenant in tenancy.tenants:
         settings = canonical(tenant)
         del settings["id"]

@@ -119,11 +119,15 @@ def _did_you_mean(key: Key, root: type[BaseModel]) -> str:
 def model_at(root: type[BaseModel], key: Key) -> type[BaseModel] | None:
     """The model that describes the table at `key`."""
     model: type[BaseModel] | None = root
+    named = False
     for part in key:
-        if isinstance(part, int):
+        if isinstance(part, int) or named:
+            # The number of an item, or the name that somebody gave to it.
+            named = False
             continue
         info = model.model_fields.get(part) if model is not None else None
         model = model_of(info.annotation) if info is not None else None
+        named = info is not None and get_origin(info.annotation) is dict
     return model
 
 
@@ -131,7 +135,7 @@ def model_of(annotation: Any) -> type[BaseModel] | None:
     """The model within an annotation: itself, optional, annotated, or the item of a tuple."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    if get_origin(annotation) in (tuple, Annotated, Union, UnionType):
+    if get_origin(annotation) in (tuple, dict, Annotated, Union, UnionType):
         for inner in get_args(annotation):
             found = model_of(inner)
             if found is not None:

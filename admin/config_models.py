@@ -9,13 +9,18 @@ from pydantic import Field
 from events.installation import Identification, IdentifyMethod, Sections
 from events.model import (
     VERIFIER,
+    Ai,
     Count,
+    Duration,
+    Feature,
+    FeatureName,
     Isolation,
     Model,
     Permissions,
     PoolSettings,
     RateLimits,
     TenantId,
+    TierName,
 )
 
 
@@ -30,13 +35,21 @@ class FileUser(Model):
     """SCRAM-SHA-256 verifier, as PostgreSQL stores it in `pg_authid`, instead of the password."""
 
 
-class FileDefaults(Model):
-    """Settings of tenants that do not set them."""
+class FileTier(Model):
+    """What the tenants of one tier get that do not set it themselves."""
 
-    isolation: Isolation = Isolation()
     pool: PoolSettings = PoolSettings()
     rate_limits: RateLimits = RateLimits()
     permissions: Permissions = Permissions()
+    features: dict[FeatureName, Feature] = Field(default_factory=dict)
+    """Switches, numbers and texts by name, for the tenant's applications. Not interpreted."""
+    ai: Ai = Ai()
+
+
+class FileDefaults(FileTier):
+    """Settings of tenants that do not set them, and whose tier does not."""
+
+    isolation: Isolation = Isolation()
 
 
 class FileTenant(FileDefaults):
@@ -48,6 +61,8 @@ class FileTenant(FileDefaults):
     """For people."""
     enabled: bool = True
     """A disabled tenant looks like one that does not exist."""
+    tier: TierName | None = None
+    """Tier whose settings count where the tenant sets none: a `[multi_tenancy.tiers.<name>]`."""
     users: tuple[FileUser, ...] = ()
     """Who may log in."""
     metadata: dict[str, str] = Field(default_factory=dict)
@@ -74,7 +89,10 @@ class FileMultiTenancy(Model):
     """Most tenants in this file."""
     cross_tenant_analytics: bool = False
     """Statistics over all tenants for operators."""
+    deletion_retention: Duration = 30 * 86400.0
+    """A deleted tenant can be restored for this long; then its personal data is erased."""
     identification: FileIdentification = FileIdentification()
+    tiers: dict[TierName, FileTier] = Field(default_factory=dict)
     default: FileDefaults = FileDefaults()
     tenants: tuple[FileTenant, ...] = ()
 

@@ -18,6 +18,7 @@ from admin.config_rules import resolve
 from admin.config_support import UNUSED
 from events.installation import Installation
 from events.model import Tenant
+from events.settings import merge
 from events.units import show
 
 MASK: Final = "********"
@@ -95,7 +96,11 @@ def _masked(value: Any) -> Any:
 
 
 def _tenants(loaded: Loaded, installation: Installation) -> list[Tenant]:
-    return [resolve(id, settings, installation.defaults) for id, settings in loaded.tenants]
+    tiers = dict(loaded.tiers)
+    return [
+        resolve(id, settings, merge(installation.defaults, tiers.get(settings.get("tier", ""), {})))
+        for id, settings in loaded.tenants
+    ]
 
 
 def _users(loaded: Loaded) -> dict[str, list[str]]:
@@ -142,6 +147,8 @@ def tenant_table(
     for tenant in tenants:
         table.add_column(escape(tenant.id), overflow="fold")
     table.add_row("name", *[escape(tenant.name) for tenant in tenants])
+    if any(tenant.tier for tenant in tenants):
+        table.add_row("tier", *[tenant.tier or "" for tenant in tenants])
     table.add_row("enabled", *["yes" if tenant.enabled else "no" for tenant in tenants])
     table.add_row("users", *[escape(", ".join(users[tenant.id])) for tenant in tenants])
     table.add_row("data", *[escape(_place(tenant)) for tenant in tenants])

@@ -14,11 +14,15 @@ from admin.config_source import Source
 from admin.config_support import NOT_IN_THIS_VERSION, warn
 from events.installation import Node
 from events.model import DDL_OPERATIONS, Settings, Tenant
+from events.nats_login import LoginError, parse
 from events.settings import canonical, merge, with_strategy_defaults
 from wire.postgres.scram import parse_verifier
 
 # Stands for an id or a name that was wrong itself, so that the rest can still be judged.
 UNNAMED: Final = "unnamed"
+
+# Files that [events] names: how to log in to NATS.
+EVENTS_FILES: Final = ("ca_path", "cert_path", "key_path", "credentials_path", "nkey_path")
 
 _TENANCY: Final = "multi_tenancy"
 
@@ -126,6 +130,23 @@ def _check_events(file: FileConfig, source: Source) -> None:
         source.mistake(
             ("events",), "there is no log", "Set embedded = true, or name the NATS servers."
         )
+    for name in EVENTS_FILES:
+        if path := getattr(events, name):
+            _check_file(path, ("events", name), source)
+            if not events.servers:
+                source.mistake(
+                    ("events", name), "is for a NATS of your own", "Name its servers, or remove it."
+                )
+    if bool(events.cert_path) != bool(events.key_path):
+        source.mistake(("events",), "cert_path and key_path belong together", "Set both.")
+    if events.credentials_path and events.nkey_path:
+        source.mistake(
+            ("events", "nkey_path"), "stands beside credentials_path", "Keep one of the two."
+        )
+    try:
+        parse(events.servers)
+    except LoginError as error:
+        source.mistake(("events", "servers"), str(error), "Correct the address.")
     if events.replicas > 1 and not events.servers:
         source.mistake(
             ("events", "replicas"), "the embedded log is one server", "Use 1, or name servers."
@@ -170,14 +191,18 @@ def _check_tenants(file: FileConfig, source: Source) -> None:
             "Name a tenant of this file.",
         )
     defaults = canonical(tenancy.default)
+    tiers = {name: canonical(tier) for name, tier in tenancy.tiers.items()}
     resolved: list[tuple[Key, Tenant]] = []
     for at, tenant in enumerate(tenants):
         here: Key = (*key, at)
         _check_users(tenant, here, source)
         settings = canonical(tenant.model_copy(update={"users": ()}))
         del settings["id"]
+        if tenant.tier is not None and tenant.tier not in tiers:
+            text = f'this file has no tier "{tenant.tier}": it must be there from before'
+            warn(source, (*here, "tier"), text)
         try:
-            full = resolve(tenant.id, settings, defaults)
+            full = resolve(tenant.id, settings, merge(defaults, tiers.get(tenant.tier or "", {})))
         except ValidationError as error:  # valid alone, not on top of the defaults
             for found in error.errors(include_input=False):
                 source.mistake((*here, *found["loc"]), found["msg"], "Change the value.")

@@ -11,11 +11,13 @@ from typing import Any, Final
 
 from admin.config_mistakes import Key, Mistake, dotted
 from admin.config_source import Source
+from events.model import Ai
 
 _ADMIN = "the admin API is not part of this version"
 _REPLAY = "replay of transactions is not part of this version"
 _SPREAD = "read/write split is not part of this version"
 _CHECKS = "regular health checks are not part of this version; a node is judged by its use"
+_AI = "the AI plane is not part of this version"
 _BUDGET = "the same key in [pool] counts"
 
 # Key → (the value that changes nothing and needs no warning, why it is not used).
@@ -44,6 +46,14 @@ UNUSED: Final[dict[str, tuple[Any, str]]] = {
     "nodes.weight": (100, _SPREAD),
     "multi_tenancy.cross_tenant_analytics": (False, "it comes with the admin API"),
 }
+# What a tenant, a tier and the defaults can say alike.
+UNUSED.update(
+    {
+        f"multi_tenancy.{table}.ai.{name}": (info.default, _AI)
+        for table in ("default", "tiers", "tenants")
+        for name, info in Ai.model_fields.items()
+    }
+)
 
 # Parts of the other documented files that this version lacks. A table that says `enabled = false`
 # asks for nothing, and is a warning.
@@ -54,10 +64,10 @@ NOT_AVAILABLE: Final = frozenset(
         "anomaly", "lag_routing", "topology", "routing_hints", "schema_routing", "cache",
         "query_rewrite", "plugins", "mcp", "agent_contracts", "http_gateway", "graphql_gateway",
         "mirror", "branch", "edge",
-        "multi_tenancy.admin_user_pattern", "multi_tenancy.tiers",
+        "multi_tenancy.admin_user_pattern",
         "multi_tenancy.identification.header_name", "multi_tenancy.identification.header",
         "multi_tenancy.identification.claim_name", "multi_tenancy.identification.jwt",
-        "multi_tenancy.tenants.ai", "multi_tenancy.tenants.ai_config",
+        "multi_tenancy.tenants.ai_config",
     }
 )  # fmt: skip
 
@@ -129,7 +139,10 @@ def settle_methods(data: dict[str, Any], source: Source) -> None:
 
 def warn_unused(settings: Any, source: Source, key: Key = (), name: str = "") -> None:
     """A warning for each value in `settings` (only what was set) that has no effect."""
-    if isinstance(settings, dict):
+    if isinstance(settings, dict) and name == "multi_tenancy.tiers":
+        for tier, below in settings.items():
+            warn_unused(below, source, (*key, tier), name)
+    elif isinstance(settings, dict):
         for part, below in settings.items():
             warn_unused(below, source, (*key, part), f"{name}.{part}" if name else part)
     elif isinstance(settings, list | tuple) and name in ("nodes", "multi_tenancy.tenants"):

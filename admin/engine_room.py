@@ -13,6 +13,7 @@ from admin.failure import MISTAKE, Failure
 from admin.reconfigure import embeds
 from admin.worker import primary
 from events.installation import Events, Installation, Node
+from events.nats_login import addresses
 from events.secrets import Vault, node_purpose
 
 log = logging.getLogger("tenantry.supervisor")
@@ -36,7 +37,7 @@ class EngineRoom:
     async def start_as_told(self, installation: Installation) -> None:
         """Start what a file asks for, side by side. Raises EngineError."""
         events: Events = installation.events
-        self._servers = () if events.embedded else events.servers
+        self._servers = () if events.embedded else addresses(events)
         self.events_dir = events.data_dir
         await self._start(postgres=embeds(installation))
 

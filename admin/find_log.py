@@ -14,6 +14,7 @@ from admin.data_dir import DataDir
 from admin.engines import EmbeddedNats
 from admin.failure import Failure, WrongFile
 from events.log import ConfigLog
+from events.nats_login import addresses
 from events.secrets import KEY_VARIABLE, Vault
 
 # A person waits for it, and a server that is there answers in milliseconds. Seconds.
@@ -72,7 +73,7 @@ def servers(data: DataDir, config: Path | None, vault: Vault) -> list[str]:
         if loaded.installation is None:
             raise WrongFile([mistake.text(str(config)) for mistake in loaded.mistakes])
         events = loaded.installation.events
-        events_dir, found = events.data_dir, () if events.embedded else events.servers
+        events_dir, found = events.data_dir, () if events.embedded else addresses(events)
     if found:
         return list(found)
     nats = EmbeddedNats(Path(events_dir) if events_dir else data.path)

@@ -9,6 +9,7 @@ from collections import Counter
 from typing import Any, Final
 
 import orjson
+import psycopg
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -31,7 +32,7 @@ def run(given: argparse.Namespace) -> int:
     """0: no way out; 1: a hole or a risk; 2: not all could be examined (and nothing was found)."""
     try:
         report = asyncio.run(_audit(given))
-    except (Failure, LogError, SecretError) as error:
+    except (Failure, LogError, SecretError, psycopg.Error) as error:
         raise Failure(f"Not examined: {error}", NOT_EXAMINED) from None
     if given.json:
         print(orjson.dumps(as_dict(report), option=orjson.OPT_INDENT_2).decode())
@@ -91,9 +92,13 @@ def show(report: Report, console: Console) -> None:
     for database, why in report.failed.items():
         console.print(f"Not examined: {escape(database)}: {escape(why)}", soft_wrap=True)
     counts = Counter(each.severity for each in report.findings)
-    told = ", ".join(f"{counts[each]} {each}{'s'[: counts[each] != 1]}" for each in SEVERITIES)
-    looked = f"{len(report.examined)} database{'s'[: len(report.examined) != 1]} examined"
+    told = ", ".join(_count(counts[each], each) for each in SEVERITIES)
+    looked = f"{_count(len(report.examined), 'database')} examined"
     console.print(f"{looked}: {told if report.findings else 'no way out was found'}.")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _names(tenants: tuple[str, ...]) -> str:

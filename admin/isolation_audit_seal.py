@@ -6,6 +6,7 @@ and what the server makes of it is compared with what is there.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from importlib import resources
 from typing import Final
@@ -16,11 +17,15 @@ from admin.provision_steps import Connection, rows
 
 _MODEL: Final = "tenantry_model"
 _FUNCTIONS: Final = """
-SELECT p.oid::regprocedure::text, pg_get_functiondef(p.oid), pg_get_userbyid(p.proowner)::text,
+SELECT p.oid::regprocedure::text,
+  CASE WHEN p.prokind = 'a' THEN '' ELSE pg_get_functiondef(p.oid) END,
+  pg_get_userbyid(p.proowner)::text,
   ARRAY(SELECT coalesce(r.rolname::text, 'PUBLIC')
     FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) x
     LEFT JOIN pg_roles r ON r.oid = x.grantee WHERE x.grantee <> p.proowner ORDER BY 1)
 FROM pg_proc p WHERE p.pronamespace = to_regnamespace(%(schema)s) ORDER BY 1"""
+_ABOUT: Final = """
+SELECT coalesce(obj_description(to_regnamespace('tenantry'), 'pg_namespace'), '')"""
 # Made by `protect`, which knows itself when they must be made again.
 _OTHERS: Final = re.compile(r"tenantry\.(copy_[0-9]|tell\()")
 _REPAIR: Final = "COMMENT ON SCHEMA tenantry IS NULL;"
@@ -39,7 +44,14 @@ async def check_seal(conn: Connection, place: Place) -> list[Finding]:
     if not there:
         tell("schema tenantry", "there is no seal: nothing tells the rows of tenants apart", "")
         return found
-    wanted = await _model(conn)
+    text = (resources.files("admin") / "seal.sql").read_text("utf-8")
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    about = (await rows(conn, _ABOUT))[0][0]
+    if about and not about.endswith(digest):
+        what = "was installed by another version: it is renewed when a tenant is provisioned"
+        whom = tuple(sorted(each.id for each in place.row_tenants))
+        return [Finding("risk", "seal", place.database, "schema tenantry", what, _REPAIR, whom)]
+    wanted = await _model(conn, text)
     for name, (definition, owner, _) in wanted.items():
         if name not in there:
             tell(name, "is missing")
@@ -62,9 +74,8 @@ async def check_seal(conn: Connection, place: Place) -> list[Finding]:
     return found
 
 
-async def _model(conn: Connection) -> dict[str, list[str]]:
-    """The functions as this server understands admin/seal.sql."""
-    text = (resources.files("admin") / "seal.sql").read_text("utf-8")
+async def _model(conn: Connection, text: str) -> dict[str, list[str]]:
+    """The functions as this server understands `text`, which is admin/seal.sql."""
     moved = re.sub(r"\btenantry\.", f"{_MODEL}.", text)
     moved = re.sub(r"(SCHEMA (?:IF NOT EXISTS )?)tenantry\b", rf"\1{_MODEL}", moved)
     async with conn.transaction(force_rollback=True):

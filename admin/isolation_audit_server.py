@@ -145,6 +145,8 @@ class ServerAudit:
         for member, group, is_super in await self._rows(_MEMBERS, seal=SEAL_ROLE):
             if (member, group) in expected or (is_super and not member.startswith("tenantry")):
                 continue
+            if member not in self._whom and group != SEAL_ROLE:
+                continue  # another installation's, or left over, which is told by itself
             if group == SEAL_ROLE and member == admin:
                 continue
             fix = sql.SQL("REVOKE {} FROM {}").format(sql.Identifier(group), sql.Identifier(member))
@@ -224,6 +226,8 @@ class ServerAudit:
             place = self._databases.get(database)
             if place is not None and grantee != PUBLIC and grantee in place.whom:
                 continue
+            if place is None and grantee != PUBLIC and grantee not in self._whom:
+                continue  # another installation's tenant and database
             whom = sql.SQL("PUBLIC") if grantee == PUBLIC else sql.Identifier(grantee)
             fix = sql.SQL("REVOKE ALL ON DATABASE {} FROM {}").format(
                 sql.Identifier(database), whom

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import psycopg
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from admin.failure import FAILED
+from admin.failure import FAILED, Failure
 from admin.find_node import find
 from admin.protect import Looked, Wishes, apply, connected, look
 from admin.protect_plan import Plan
@@ -39,12 +40,16 @@ async def protect(
 ) -> int:
     found = await find(data_dir, config)
     tenants = found.of_database(wishes.database)
-    async with connected(found, wishes.database) as conn:
-        done = 0
-        if do:
-            looked, done = await apply(conn, wishes, tenants, _say_beside if as_json else _say)
-        else:
-            looked = await look(conn, wishes, tenants)
+    say = _say_beside if as_json else _say
+    done = 0
+    try:
+        async with connected(found, wishes.database) as conn:
+            if do:
+                looked, done = await apply(conn, wishes, tenants, say)
+            else:
+                looked = await look(conn, wishes, tenants)
+    except psycopg.Error as error:
+        raise Failure(f'Database "{wishes.database}": {str(error).strip()}') from None
     if as_json:
         print(orjson.dumps(as_dict(looked, done), option=orjson.OPT_INDENT_2).decode())
     else:

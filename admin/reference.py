@@ -43,8 +43,8 @@ from.
   give a number or a switch (`port = "${PGPORT:-5432}"`) or, with commas, a list
   (`servers = "${NATS}"`).
 - **Paths** count from the directory of the file.
-- **Precedence**: what a tenant sets counts before `[multi_tenancy.default]`, and that before the
-  defaults on this page.
+- **Precedence**: what a tenant sets counts before its tier, that before
+  `[multi_tenancy.default]`, and that before the defaults on this page.
 - **Unknown keys** are mistakes. Keys that are known but do nothing yet are accepted with a warning;
   they are marked below.
 - **The file is a way to give commands.** At start and on SIGHUP it is compared with the log, and
@@ -71,7 +71,10 @@ def _below(model: type[BaseModel], prefix: str) -> list[str]:
             continue
         path = f"{prefix}{name}"
         if path == "multi_tenancy.default":
-            parts.append(_defaults(path))
+            parts.append(_defaults(path, table))
+            continue
+        if path == "multi_tenancy.tiers":
+            parts.append(_tiers(path, table))
             continue
         is_array = get_origin(info.annotation) is tuple
         parts.append(_section(f"`[[{path}]]`" if is_array else f"`[{path}]`", path, table))
@@ -103,14 +106,23 @@ def _row(path: str, name: str, info: FieldInfo, told: str) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 
 
-def _defaults(path: str) -> str:
-    tables = ", ".join(
-        f"`[{path}.{name}]`" for name in ("isolation", "pool", "rate_limits", "permissions")
-    )
+def _defaults(path: str, table: type[BaseModel]) -> str:
     return (
-        f"## `[{path}]`\n\nSettings of tenants that do not set them: {tables}, each with the keys "
-        "of the same table of a tenant.\n"
+        f"## `[{path}]`\n\nSettings of tenants that do not set them, and whose tier does not: "
+        f"{_names(path, table)}, each with the keys of the same table of a tenant.\n"
     )
+
+
+def _tiers(path: str, table: type[BaseModel]) -> str:
+    return (
+        f"## `[{path}.<name>]`\n\nSettings that many tenants share: those that name the tier "
+        f'(`tier = "<name>"`) and do not set them. {_names(f"{path}.<name>", table)}, each with '
+        "the keys of the same table of a tenant.\n"
+    )
+
+
+def _names(path: str, table: type[BaseModel]) -> str:
+    return ", ".join(f"`[{path}.{name}]`" for name in table.model_fields)
 
 
 def _operations() -> str:
@@ -149,7 +161,7 @@ def _type_text(annotation: Any, metadata: tuple[Any, ...]) -> str:
     if origin is tuple:
         return f"list of {_type_text(get_args(annotation)[0], ())}"
     if origin is dict:
-        return "table of texts"
+        return "table of texts" if get_args(annotation)[1] is str else "table"
     words = {bool: "`true` or `false`", int: "whole number", float: "number", str: "text"}
     return words[annotation] + "".join(_bound(item) for item in metadata)
 

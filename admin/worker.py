@@ -24,12 +24,13 @@ from actors.pool import Budget
 from actors.tenant import Surroundings, TenantActor
 from admin.catalog_reader import CatalogReader
 from admin.data_dir import socket_folder
+from admin.operator_access import is_whole, whole_database, whole_target
 from admin.provision_sql import row_role
-from events.facts import KIND_INSTALLATION, KIND_TENANT, KIND_TIER
+from events.facts import KIND_INSTALLATION, KIND_OPERATOR, KIND_TENANT, KIND_TIER
 from events.installation import Installation, Node
 from events.keys import KeyRing
 from events.log import ConfigLog
-from events.model import Tenant
+from events.model import Settings, Tenant
 from events.projection import Projection
 from events.secrets import Vault, tenant_purpose
 from events.usage import UsagePublisher
@@ -124,7 +125,7 @@ class Worker:
         self.catalogs.commons = self.commons = commons
         around = Surroundings(
             commons=commons,
-            tenant=self.projection.tenant,
+            tenant=self.tenant,
             target=self.target,
             budget=Budget(max(1, installation.pool.max_connections // workers)),
             installation=installation,
@@ -134,10 +135,11 @@ class Worker:
         self.dispatcher = Dispatcher(lambda id: TenantActor.start(id, around))
         staleness = installation.events.max_staleness_secs
         directory = Directory(
-            self.projection.tenant,
+            self.tenant,
             self.dispatcher,
             database_suffix=installation.identification.database_suffix,
             prepare=commons.prepare,
+            operator=self.operator,
             fresh=lambda: (
                 staleness is None or self.log is None or self.log.staleness() <= staleness
             ),
@@ -202,12 +204,25 @@ class Worker:
             assert self.dispatcher is not None
             self.dispatcher.config_changed(id)
 
+    def tenant(self, id: str) -> Tenant | None:
+        """A tenant as it is now, or what stands for a whole database."""
+        return whole_database(id) if is_whole(id) else self.projection.tenant(id)
+
+    def operator(self, name: str) -> Settings | None:
+        """What the log says of an operator; None for one that is unknown, deleted or shut out."""
+        found = self.projection.named(KIND_OPERATOR, name)
+        if found is None or found.deleted or found.settings.get("disabled"):
+            return None
+        return found.settings
+
     def target(self, tenant: Tenant) -> Target:
         """Where the tenant's servers are. Raises ServerUnavailable while it is not provisioned."""
         installation = self.projection.installation()
         node = primary(installation, self.assignment.embedded_node)
         if tenant.provisioned is None or node is None:
             raise ServerUnavailable("the tenant is being set up")
+        if is_whole(tenant.id):
+            return whole_target(tenant.id, node, self.assignment.data_dir, self.vault)
         password = self.vault.open(tenant.provisioned.secret, tenant_purpose(tenant.id))
         return Target(
             node.host, node.port, tenant.database, tenant.provisioned.role, password, node_tls(node)

@@ -105,7 +105,7 @@ class Desk:
         """Milliseconds of commands: COMMANDS of them, or as many as fit before `until`."""
         ids = [id for id, _ in zip(self.projection.ids(), range(1000), strict=False)]
         took: list[float] = []
-        while (len(took) < COMMANDS) if until is None else not until():
+        while len(took) < COMMANDS if until is None else not took or not until():
             self._number += 1
             patch = {"metadata": {"n": str(self._number)}}
             command = ChangeTenant(id=ids[self._number % len(ids)], patch=patch)

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,9 +59,10 @@ def facts(number: int, tenants: int) -> Fact:
 async def fill(url: str, events: int, tenants: int) -> None:
     log = await ConfigLog.connect([url])
     jetstream = log.nats.jetstream(publish_async_max_pending=IN_FLIGHT_MAX)
+    # Of today: command ids are forgotten after a month, and here they are to cost their memory.
+    now = datetime.now(UTC).isoformat(timespec="microseconds")
     for number in range(events):
-        fact = facts(number, tenants)
-        commit = Commit(f"{number:032x}", "bench", "2025-01-01T00:00:00.000000+00:00", (fact,))
+        commit = Commit(f"{number:032x}", "bench", now, (facts(number, tenants),))
         await jetstream.publish_async(
             f"{SUBJECT_PREFIX}tenant.t{number % tenants}",
             encode(commit),

@@ -44,7 +44,9 @@ log = logging.getLogger("tenantry.audit")
 FLUSH_SECONDS: Final = 0.5
 # Heads of chains before this one that its first event names; the rest is left to the next.
 HEADS_MAX: Final = 32
-# Beneath the directory that a publisher is given.
+# Beneath the data directory: what all publishers of an installation on this machine are given.
+AUDIT_FOLDER: Final = "audit"
+# Beneath that.
 SPOOL_FOLDER: Final = "spool"
 _HEAD_SUFFIX: Final = ".head"
 

@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
 from events.answer import Answer, refusal
@@ -78,23 +79,41 @@ class DurableBus:
     async def run(self) -> None:
         """Until cancelled. What fails is told and tried again."""
         pause = RETRY_SECONDS
-        ready = False
         while True:
+            before = self.done
             try:
-                if not ready:
-                    await self.prepare()
-                    ready = True
-                message = await self._next()
+                await self.prepare()
+                await self._take()
+            except (LogError, ApiError, NatsError, OSError, TimeoutError, ValueError) as error:
+                log.info("durable commands wait: %r", error)
+            # Stream and consumer may have gone with the server that is back now.
+            pause = RETRY_SECONDS if self.done > before else min(pause * 2, RETRY_SECONDS_MAX)
+            await asyncio.sleep(pause)
+
+    async def _take(self) -> None:
+        """Carry out one after the other. Raises when the connection or the consumer is lost."""
+        connection = self._source.connection
+        cut = asyncio.get_running_loop().create_future()
+
+        def lost() -> None:
+            if not cut.done():
+                cut.set_result(None)
+
+        # The deliveries have the subject of the command, so the library's request() would not know
+        # them for answers: they need a subscription of their own.
+        inbox = self._source.nats.new_inbox()
+        subscription = await self._source.nats.subscribe(inbox)
+        forget = connection.on_reconnect(lost)
+        try:
+            while True:
+                message = await self._next(subscription, inbox, cut)
                 if message is not None:
                     await self._work(message)
-                pause = RETRY_SECONDS
-            except (LogError, ApiError, NatsError, OSError, TimeoutError, ValueError) as error:
-                level = logging.DEBUG if isinstance(error, TimeoutError) else logging.INFO
-                log.log(level, "durable commands wait: %r", error)
-                # Stream and consumer may have gone with the server that is back now.
-                ready = False
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, RETRY_SECONDS_MAX)
+        finally:
+            forget()
+            cut.cancel()
+            with contextlib.suppress(NatsError, OSError):
+                await subscription.unsubscribe()
 
     async def prepare(self) -> None:
         """Make the stream and its consumer, or check what is there. Raises LogError."""
@@ -104,16 +123,29 @@ class DurableBus:
         subject = f"$JS.API.CONSUMER.DURABLE.CREATE.{STREAM}.{CONSUMER}"
         await self._source.request(subject, request)
 
-    async def _next(self) -> Msg | None:
+    async def _next(
+        self, subscription: Subscription, inbox: str, cut: asyncio.Future[None]
+    ) -> Msg | None:
+        """The next command; None when there was none for PULL_SECONDS."""
         request = orjson.dumps({"batch": 1, "expires": int(PULL_SECONDS * _NANO)})
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{CONSUMER}"
-        message = await self._source.connection.exchange(subject, request, PULL_SECONDS + 2)
-        status = (message.headers or {}).get("Status", "") if not message.reply else ""
-        if status in ("404", "408"):
+        await self._source.nats.publish(subject, request, reply=inbox)
+        coming = asyncio.get_running_loop().create_task(
+            subscription.next_msg(timeout=PULL_SECONDS + 2), name="next durable command"
+        )
+        try:
+            await asyncio.wait((coming, cut), return_when=asyncio.FIRST_COMPLETED)
+            if not coming.done():
+                raise ConnectionResetError("the connection was lost")
+            message = coming.result()
+        finally:
+            coming.cancel()
+        if message.reply:
+            return message
+        headers = message.headers or {}
+        if headers.get("Status") in ("404", "408"):
             return None
-        if not message.reply:
-            raise TimeoutError(f"no work: {status} {(message.headers or {}).get('Description')}")
-        return message
+        raise ConnectionResetError(f"{headers.get('Status')} {headers.get('Description')}")
 
     async def _work(self, message: Msg) -> None:
         stored = delivery(message.reply)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
-from events import codec
+from events import codec, dumped
 from events.commands import Command, CommandRefused, Mistake, Undo, decide
 from events.commands_undo import inverse
 from events.facts import (
@@ -100,14 +100,17 @@ class Commander:
         """Carry out all of them, or none if any is refused as things stand at the start.
 
         Made for configuration files: the log is read once, so what is already as asked costs no
-        round trip. Raises CommandRefused with the mistakes of all; paths begin with kind and id.
+        round trip, and each is judged as if those before it were carried out (a tier and the
+        tenants that name it; two tenants that claim one place). Raises CommandRefused with the
+        mistakes of all; paths begin with kind and id.
         """
         await self.catch_up()
         mistakes: list[Mistake] = []
         changing: list[bool] = []
+        trial = dumped.copy(self._projection)
         for command in commands:
             try:
-                changing.append(bool(decide(self._projection, command)))
+                facts = decide(trial, command)
             except CommandRefused as refused:
                 changing.append(False)
                 where = f"{command.kind}.{command.subject_id}"
@@ -115,6 +118,11 @@ class Commander:
                     Mistake(f"{where}.{each.path}" if each.path else where, each.message, each.hint)
                     for each in refused.mistakes
                 ]
+                continue
+            changing.append(bool(facts))
+            if facts:
+                commit = Commit(command.command_id, actor, "", tuple(facts))
+                trial.apply(trial.position + 1, command.kind, command.subject_id, commit)
         if mistakes:
             raise CommandRefused(mistakes)
         position = self._projection.position

@@ -21,6 +21,8 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 
+from events import nats_login
+from events.nats_login import LoginError, SafeClient
 from events.stream import ApiError, LogUnavailable
 
 log = logging.getLogger("tenantry.log")
@@ -43,13 +45,25 @@ Answer = TypeVar("Answer")
 
 
 class Connection:
-    """`client` is the NATS client; it stays the same object over all reconnects."""
+    """`client` is the NATS client; it stays the same object over all reconnects. The addresses say
+    how to log in (events.nats_login)."""
+
+    @classmethod
+    def to(cls, servers: Sequence[str], name: str = "") -> Connection:
+        """Not open yet. Raises LogUnavailable when the addresses cannot be used."""
+        try:
+            return cls(SafeClient(nats_login.parse(servers)), servers, name)
+        except LoginError as error:
+            raise LogUnavailable(str(error)) from None
 
     def __init__(self, client: Client, servers: Sequence[str] = (), name: str = "") -> None:
         self.client = client
-        self._servers = list(servers)
+        self.login = nats_login.parse(servers)
+        self._tls = nats_login.tls_context(self.login)
         self._name = name
         self._closing = False
+        # The last that dialling failed for: the library itself only says that it takes too long.
+        self._refused = ""
         # Done as soon as the present connection is lost; then another one takes its place.
         self._cut: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._redial: asyncio.Task[None] | None = None
@@ -61,7 +75,9 @@ class Connection:
             await asyncio.wait_for(self._dial(), patience)
         except (NatsError, OSError, TimeoutError) as error:
             await self.close()
-            raise LogUnavailable(f"no NATS at {redacted(self._servers)}: {error!r}") from error
+            why = self._refused or repr(error)
+            place = redacted(self.login.servers)
+            raise LogUnavailable(f"no NATS at {place}: {why}") from error
 
     async def close(self) -> None:
         self._closing = True
@@ -151,8 +167,11 @@ class Connection:
     # --- called by the client ------------------------------------------------------------------
 
     async def _dial(self) -> None:
+        # Dialled again, the library would keep the addresses of the time before as well.
+        self.client._server_pool.clear()
         await self.client.connect(
-            self._servers,
+            self.login.servers,
+            tls=self._tls,
             name=self._name,
             error_cb=self._failed,
             disconnected_cb=self._disconnected,
@@ -166,6 +185,7 @@ class Connection:
 
     async def _failed(self, error: Exception) -> None:
         log.debug("NATS: %r", error)
+        self._refused = str(error) or type(error).__name__
         transport = self.client._transport
         if self.client.is_connecting and transport is not None:
             # The library takes another connection when a greeting fails, and leaves this one open.

@@ -70,7 +70,7 @@ class ConfigLog:
 
         Raises LogUnavailable after `patience` seconds, LogMisconfigured.
         """
-        connection = Connection(Client(), servers, name)
+        connection = Connection.to(servers, name)
         await connection.open(patience)
         made = cls(connection, replicas)
         try:

@@ -11,6 +11,7 @@ import hashlib
 from collections import deque
 from dataclasses import dataclass
 from datetime import date, timedelta
+from itertools import takewhile
 
 # A day more than the 30 that are promised, because days are counted whole.
 REMEMBERED_DAYS = 31
@@ -74,11 +75,11 @@ class SeenCommands:
     def _drop_before(self, sequence: int) -> None:
         """Ids are in the order of their sequences, because that is how they are folded."""
         mask = (1 << _SEQUENCE_BITS) - 1
-        while self._known:
-            first = next(iter(self._known))
-            if self._known[first] & mask >= sequence:
-                break
-            self._drop(first)
+        # Looked for in one go: each search for the first key of a dict steps over all that were
+        # removed in front of it, so that a day of 60,000 took two seconds.
+        older = takewhile(lambda item: item[1] & mask < sequence, self._known.items())
+        for key, _ in list(older):
+            self._drop(key)
 
     def _drop(self, key: bytes) -> None:
         self.horizon = max(self.horizon, self._known.pop(key) & (1 << _SEQUENCE_BITS) - 1)

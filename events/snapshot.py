@@ -59,6 +59,8 @@ PIECES_MAX: Final = 4096
 # 100,000 tenants are about 100 MB before compression; a manifest that asks for more than this is
 # not believed.
 RAW_BYTES_MAX: Final = 16 * 1024**3
+# Unpacked at a time; a piece can be fifty times as large as it looks.
+UNPACKED_BYTES: Final = 256 * 1024
 # Pieces read at once.
 READ_AHEAD: Final = 8
 # Lines handed to the compressor together: the calls would cost more than the work.
@@ -223,12 +225,13 @@ def _lines(pieces: list[bytes], raw_bytes: int) -> Iterator[bytes]:
     total = 0
     rest = b""
     for piece in pieces:
-        raw = unpacker.decompress(piece, raw_bytes - total + 1)
-        total += len(raw)
-        if total > raw_bytes:
-            break
-        *lines, rest = (rest + raw).split(b"\n")
-        yield from lines
+        packed = piece
+        while packed and total <= raw_bytes:
+            raw = unpacker.decompress(packed, UNPACKED_BYTES)
+            packed = unpacker.unconsumed_tail
+            total += len(raw)
+            *lines, rest = (rest + raw).split(b"\n")
+            yield from lines
     if total != raw_bytes or rest or not unpacker.eof:
         raise _Doubt("it is longer or shorter than it claims")
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
@@ -64,7 +64,7 @@ async def read(
     after: int = 0,
     since: float | None = None,
     follow: bool = False,
-) -> AsyncIterator[list[Stored]]:
+) -> AsyncGenerator[list[Stored], None]:
     """Batches of what is stored behind the sequence `after`, or from the time `since` on (seconds
     since 1970); `subject` leaves out the rest. Ends with what was there at the start, or, with
     `follow`, never. A stream that does not exist is empty. Raises LogUnavailable unless it follows.

@@ -7,9 +7,9 @@ DUPLICATE_SECONDS); readers that look back further drop repeats by the same (boo
     add ─▶ merged in memory ─flush─▶ numbered ─▶ stream
                                         └──────▶ spool on disk, while NATS is away ─▶ stream
 
-What a process that is killed takes with it is what was added since its last flush, and nothing
-else: what was numbered is in the stream, in the spool, or (NATS alive, answer under way) very
-likely in the stream; never in it twice. When the spool is full, usage is merged in memory again:
+What a process that is killed takes with it is what was added since its last flush, and of what it
+was publishing just then what had not left it yet; never is anything in the stream that counts
+twice. When the spool is full, usage is merged in memory again:
 nothing is lost as long as the process lives. What is lost is counted in `lost`.
 Usage must never slow or stop a query: `add` only adds, `flush` never raises.
 """
@@ -35,6 +35,9 @@ log = logging.getLogger("tenantry.usage")
 
 STREAM = "TENANTRY_USAGE"
 SUBJECT_PREFIX = "tenantry.usage."
+
+# Beneath the data directory: what the spools of all workers of an installation are given.
+USAGE_FOLDER: Final = "usage"
 
 # Long enough for a quarter's bill; the oldest go first when the disk share below is full.
 KEEP_DAYS = 90
@@ -147,7 +150,7 @@ class UsagePublisher:
         if self._unsure and not await asyncio.to_thread(spool.append, self._unsure):
             return
         self._unsure = []
-        if self._fresh and spool.used() < spool.bytes_max:
+        if self._fresh:
             await self._number()
             if await asyncio.to_thread(spool.append, self._unsure):
                 self._unsure = []

@@ -175,6 +175,18 @@ class Lease:
         raise NotImplementedError
 
 
+class OperatorLogin:
+    """An operator's credential: `tenants` that it spans (None: all), the one it begins in."""
+
+    def __init__(
+        self, name: str, verifier: str, tenants: frozenset[str] | None, tenant: str
+    ) -> None:
+        self.name = name
+        self.verifier = verifier
+        self.tenants = tenants
+        self.tenant = tenant
+
+
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Tenants:
     """Who may log in, and where their lease comes from."""
@@ -182,6 +194,10 @@ class Tenants:
     def verifier(self, tenant: str, user: str, address: str) -> str | None:
         """The user's SCRAM verifier; None when there is no such user, tenant or right to come."""
         raise NotImplementedError
+
+    def operator(self, user: str, database: str, address: str) -> OperatorLogin | None:
+        """What an operator's login needs; None when nobody of that name may log in there."""
+        return None
 
     async def open(self, client: ClientConnection, tenant: str, database: str) -> Lease:
         """Count the proven client in; `database` is what it named, "" for nothing.

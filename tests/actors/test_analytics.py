@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import nats
@@ -90,7 +90,7 @@ def test_a_bad_question_is_answered_and_changes_nothing(nats_server: Nats) -> No
 def test_it_does_not_go_on_answering_when_it_folds_no_more(
     nats_server: Nats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def broken(*_: object, **__: object) -> AsyncIterator[list[tail.Stored]]:
+    async def broken(*_: object, **__: object) -> AsyncGenerator[list[tail.Stored], None]:
         raise RuntimeError("cannot read")
         yield []
 

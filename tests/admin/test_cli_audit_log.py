@@ -15,7 +15,7 @@ from support.engines import Nats
 from admin import cli_audit_log, cli_parts, cli_stats
 from admin.failure import Failure
 from events.audit import KEY_PURPOSE, STREAM, stream_config
-from events.audit_publisher import AuditPublisher
+from events.audit_publisher import AUDIT_FOLDER, AuditPublisher
 from events.log import ConfigLog
 from events.secrets import Vault
 from events.usage import Delta, UsagePublisher
@@ -55,7 +55,7 @@ async def publisher(client: Client, data: Path, writer: str = "worker-0") -> Aud
     key = Vault.load(data).derive(KEY_PURPOSE)
     return AuditPublisher(
         client,
-        data / cli_audit_log.AUDIT_FOLDER,
+        data / AUDIT_FOLDER,
         writer,
         key,
         config=stream_config(max_bytes=SMALL),

@@ -6,7 +6,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 from support.engines import Postgres
-from support.provisioning import lone_postgres, refused
+from support.provisioning import login, lone_postgres, make, refused, tenant
 from support.shared_rows import Shared
 
 from admin.failure import Failure
@@ -175,6 +175,17 @@ def test_changes_of_definitions_are_told(shop: Shared) -> None:
             assert len(list(ear.notifies(timeout=5, stop_after=1))) == 1, change
         shop.sql("CREATE TEMPORARY TABLE unheard (x int)")
         assert list(ear.notifies(timeout=0.2)) == []
+
+
+def test_a_tenant_with_ddl_beside_them_is_not_in_the_way(shop: Shared) -> None:
+    """Its definitions set off the event triggers, which need rights that it does not have."""
+    builder = tenant("builder", database_name=shop.database, allow_ddl=True)
+    with login(shop.server, builder, make(shop.server, builder)) as conn:
+        conn.execute("CREATE TABLE mine (tenant_id text); DROP TABLE mine")
+        conn.execute("CREATE TEMPORARY TABLE brief (x serial PRIMARY KEY)")
+        assert refused(conn, "SELECT * FROM public.orders") == DENIED
+        assert refused(conn, "SELECT tenantry.tell()") != ""
+    assert shop.look().plan.complete
 
 
 def test_without_row_tenants_there_is_no_seal(lone_postgres: Postgres) -> None:

@@ -17,12 +17,13 @@ from support.provisioning import (
     make,
     node,
     refused,
+    renamed,
     snapshot,
     tenant,
 )
 
 from admin import provision_seal
-from admin.provision import ProvisioningFailed, fingerprint, provision
+from admin.provision import ProvisioningFailed, close_to_public, fingerprint, provision
 from admin.provision_names import group_role, row_role, row_role_purpose
 from events.model import Tenant
 from events.secrets import Vault
@@ -330,6 +331,62 @@ def test_names_of_databases_stay_apart() -> None:
     assert len({*names}) == len(names)
     assert all(len(name.encode()) <= 63 for name in names)
     assert row_role(row_role("d" * 60)[13:]) != row_role("d" * 60)
+
+
+class Dying(psycopg.AsyncConnection[Any]):
+    """A connection of a process that is killed at its `fuse`-th statement, having run it."""
+
+    fuse = 0
+
+    async def execute(self, *args: Any, **kwargs: Any) -> Any:
+        Dying.fuse -= 1
+        if Dying.fuse >= 0:
+            result = await super().execute(*args, **kwargs)
+        if Dying.fuse > 0:
+            return result
+        await self.close()
+        raise psycopg.OperationalError("killed")
+
+
+async def _open_dying(at: Any, password: str, database: str) -> Any:
+    return await Dying.connect(
+        host=at.host, port=at.port, user=at.user, password=password, dbname=database,
+        autocommit=True, options="-c search_path=pg_catalog,pg_temp",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("strategy", ["row", "branch"])
+def test_killed_at_any_statement_the_next_run_ends_the_same(
+    lone_postgres: Postgres, strategy: str
+) -> None:
+    calm, rough, base = unique_name("calm"), unique_name("rogh"), unique_name("base")
+    lone_postgres.execute(f"CREATE DATABASE {base}")
+    lone_postgres.execute("CREATE TABLE t (id int)", base)
+    lone_postgres.execute(f"ALTER DATABASE {base} SET work_mem = '9MB'")
+    asyncio.run(close_to_public(node(lone_postgres), lone_postgres.password))
+
+    def wanted(name: str) -> Tenant:
+        place = {"database_name": f"{name}_db", "tenant_value": "same", "setting_names": ["app.t"]}
+        if strategy == "branch":
+            place = {"branch_name": f"{name}_db", "branch_base": base, "allow_ddl": True}
+        return tenant(name, strategy, **place)
+
+    make(lone_postgres, wanted(calm))
+    made, deaths = None, 0
+    for fuse in range(1, 200):
+        Dying.fuse = fuse
+        try:
+            made = make(lone_postgres, wanted(rough), opener=_open_dying)
+            break
+        except ProvisioningFailed as error:
+            if "killed" not in error.message:
+                raise
+            deaths += 1
+    assert made is not None
+    assert deaths > 20
+    state = snapshot(lone_postgres, f"{calm}_db", f"{rough}_db")
+    assert renamed(state, rough, calm) == renamed(state, calm, calm)
+    login(lone_postgres, wanted(rough), made).close()
 
 
 def test_on_the_oldest_server_too() -> None:

@@ -328,6 +328,8 @@ def test_a_token_works_once_here_and_now(town: Estate, how: str) -> None:
             "forged": given[:-1] + ("1" if given[-1] == "0" else "0"),
             "cut": given[4:],
         }[how]
+        if how == "expired":
+            conn.execute("RESET ALL")  # or it would be refused for being older than the seal
         if how == "again":
             conn.execute("SELECT tenantry.enter(%s)", [given])
             enter(conn, "acme")
@@ -336,7 +338,7 @@ def test_a_token_works_once_here_and_now(town: Estate, how: str) -> None:
         assert caught.value.sqlstate == "28000"
         assert caught.value.diag.message_primary == "the seal does not take this token"
         assert given.split(".")[-1] not in str(caught.value.diag.context)
-        assert seen(conn) == {"acme"}
+        assert seen(conn) == (set() if how == "expired" else {"acme"})
 
 
 @pytest.mark.parametrize("given", [None, "", ".", "x" * 70, "ff.1:2.3.4", "é" * 100, "a" * 10**6])

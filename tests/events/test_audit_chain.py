@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import orjson
 import pytest
@@ -130,6 +131,29 @@ def test_the_next_chain_remembers_where_this_one_ended() -> None:
     assert verify([*rows[:-3], opened]) == ["10: is cut off: it had 12 events"]
     assert verify([opened]) == ["1: had 12 events, and is gone"]
     assert verify([opened], expired=True) == []
+
+
+def test_a_chain_made_anew_with_the_key_is_not_the_one_that_was_written() -> None:
+    rows, head = chain()
+    events = [event for _, data in rows if (event := decode(data)) is not None]
+    events[4].actor = "somebody else"
+    made = Chain("worker-0.a", "worker-0", KEY).link(events)
+    forged = [(subject, data) for (subject, _), (_, data) in zip(rows, made, strict=True)]
+    assert verify(forged) == [], "whoever has the key can do that"
+    assert verify(forged, head) == ["12: was another event when written"], "unless it is known"
+
+
+# As version 1 wrote it; it must be read and found whole for ever.
+GOLDEN = Path(__file__).parent.parent / "fixtures" / "audit" / "v1.json"
+
+
+def test_events_of_version_1_are_read_for_ever() -> None:
+    rows = [(row["subject"], row["event"].encode()) for row in orjson.loads(GOLDEN.read_bytes())]
+    assert verify(rows) == []
+    event = decode(rows[1][1])
+    assert event is not None
+    found = (event.tenant, event.count, event.reason, event.until[17:19])
+    assert found == ("acme", 7, "DDL is not allowed", "09")
 
 
 def test_an_event_moved_to_another_tenant_shows() -> None:

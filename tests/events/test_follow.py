@@ -20,7 +20,7 @@ from events.connection import Connection
 from events.facts import Commit, TenantChanged, TenantCreated
 from events.log import ConfigLog
 from events.projection import Projection
-from events.reader import delivery
+from events.reader import decoded, delivery
 from events.stream import STREAM, SUBJECT_PREFIX, LogGap, LogUnavailable, stream_config
 from wire.tasks import spawn
 
@@ -197,7 +197,10 @@ class DroppingLog(ConfigLog):
         return sometimes
 
 
-def test_messages_lost_in_the_client_are_read_again(nats_server: Nats) -> None:
+@pytest.mark.parametrize("subjects", [(), (f"{SUBJECT_PREFIX}tenant.>",)])
+def test_messages_lost_in_the_client_are_read_again(
+    nats_server: Nats, subjects: tuple[str, ...]
+) -> None:
     async def run() -> None:
         writer = await ConfigLog.connect([nats_server.url])
         await append(writer, *range(1, 31))
@@ -212,7 +215,7 @@ def test_messages_lost_in_the_client_are_read_again(nats_server: Nats) -> None:
 
         lossy.nats.subscribe = subscribe_lossily  # type: ignore[method-assign]
         notes = Notes()
-        assert await lossy.read_all(1, notes.apply) == 30
+        assert await lossy.scan(decoded(notes.apply), subjects=subjects) == 30
         await notes.has(30)
         assert lossy.count > 30
         await lossy.close()

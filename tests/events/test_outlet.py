@@ -9,6 +9,7 @@ import nats
 import pytest
 from nats.js.api import StreamConfig
 from support.engines import Nats
+from support.nats import NatsServer
 
 from events import outlet
 from events.outlet import Outlet
@@ -20,10 +21,10 @@ def config(max_bytes: int = 2**25) -> StreamConfig:
 
 
 def test_a_stream_is_made_smaller_where_there_is_no_room(
-    nats_server: Nats, caplog: pytest.LogCaptureFixture
+    own_nats: NatsServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def run() -> None:
-        client = await nats.connect(nats_server.url)
+        client = await nats.connect(own_nats.url)
         assert await Outlet(client, config(2**60)).open()
         info = await client.jetstream().stream_info("O")
         assert 2**24 <= (info.config.max_bytes or 0) < 2**60
@@ -64,7 +65,8 @@ def test_a_stream_that_is_there_is_left_as_it_is(nats_server: Nats) -> None:
 def test_two_that_make_it_at_once_both_succeed(nats_server: Nats) -> None:
     async def run() -> None:
         client = await nats.connect(nats_server.url)
-        assert all(await asyncio.gather(*(Outlet(client, config()).open() for _ in range(8))))
+        ways = [Outlet(client, config(2**25 + n)) for n in range(8)]
+        assert all(await asyncio.gather(*(way.open() for way in ways)))
         await client.close()
 
     asyncio.run(run())

@@ -10,6 +10,8 @@ from contextlib import aclosing, asynccontextmanager
 import nats
 import pytest
 from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 from nats.js.api import StreamConfig
 from support.engines import Nats
@@ -121,17 +123,18 @@ def test_following_goes_on_through_an_outage(own_nats: NatsServer) -> None:
 def test_a_message_lost_on_the_way_is_read_again(
     nats_server: Nats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lost = []
-    original = tail.Consumer._stored
+    lost: list[Msg] = []
+    original = Subscription.next_msg
 
-    def losing(self: tail.Consumer, message: object) -> object:
-        if not lost and getattr(message, "data", b"") == b"50":
-            # As if the client's queue had dropped it: the count goes on, the message is gone.
+    async def losing(self: Subscription, timeout: float | None = 1.0) -> Msg:
+        message = await original(self, timeout)
+        if not lost and message.data == b"50":
+            # As the client's bounded queue drops one.
             lost.append(message)
-            self._delivered -= 1
-        return original(self, message)  # type: ignore[arg-type]
+            return await original(self, timeout)
+        return message
 
-    monkeypatch.setattr(tail.Consumer, "_stored", losing)
+    monkeypatch.setattr(Subscription, "next_msg", losing)
 
     async def run() -> None:
         async with connected(nats_server.url) as client:

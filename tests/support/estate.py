@@ -27,12 +27,13 @@ from actors.dispatcher import Dispatcher
 from actors.pool import Budget
 from actors.tenant import Surroundings, TenantActor
 from admin.catalog_reader import CatalogReader
+from admin.operator_access import is_whole, whole_database, whole_target
 from admin.protect import Wishes, apply
 from admin.provision import open_admin, provision
 from admin.provision_sql import row_role
-from events.installation import Installation
+from events.installation import Installation, Node
 from events.model import Tenant
-from events.secrets import tenant_purpose
+from events.secrets import node_purpose, tenant_purpose
 from wire.errors import ServerUnavailable
 from wire.postgres.connect import Target
 from wire.postgres.listener import Listener
@@ -86,6 +87,8 @@ class Estate:
         self.mode = mode
         self.port = 0
         self.tenants = {each.id: each for each in tenants}
+        # Settings of operators by their names, as in the log (events/named.py).
+        self.operators: dict[str, dict[str, Any]] = {}
         self.installation = Installation.model_validate({"pool_mode": {"mode": mode}})
         self.budget = Budget(budget)
         # Set by the thread before it says that it is ready.
@@ -123,7 +126,12 @@ class Estate:
 
         self.call(run)
 
+    def tenant(self, id: str) -> Tenant | None:
+        return whole_database(id) if is_whole(id) else self.tenants.get(id)
+
     def target(self, tenant: Tenant) -> Target:
+        if is_whole(tenant.id):
+            return whole_target(tenant.id, sealed_node(self.server), "", VAULT)
         assert tenant.provisioned is not None
         password = VAULT.open(tenant.provisioned.secret, tenant_purpose(tenant.id))
         role = tenant.provisioned.role
@@ -155,7 +163,7 @@ class Estate:
         self.catalogs.commons = self.commons
         around = Surroundings(
             commons=self.commons,
-            tenant=self.tenants.get,
+            tenant=self.tenant,
             target=self.target,
             budget=self.budget,
             installation=self.installation,
@@ -164,8 +172,9 @@ class Estate:
         )
         self.dispatcher = Dispatcher(lambda id: TenantActor.start(id, around))
         directory = Directory(
-            self.tenants.get,
+            self.tenant,
             self.dispatcher,
+            operator=self.operators.get,
             database_suffix="_db",
             prepare=self.commons.prepare,
         )
@@ -251,6 +260,13 @@ def provision_one(made: Estate, tenant: Tenant) -> None:
         )
     )
     made.tenants[tenant.id] = tenant.model_copy(update={"provisioned": done})
+
+
+def sealed_node(server: Postgres) -> Node:
+    """The node as the log has it: with its password sealed."""
+    plain = node(server)
+    purpose = node_purpose(plain.host, plain.port, plain.user)
+    return plain.model_copy(update={"password": VAULT.seal(server.password, purpose)})
 
 
 def _run(made: Estate) -> None:

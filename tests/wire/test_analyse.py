@@ -361,3 +361,19 @@ def test_whatever_parses_can_be_walked() -> None:
         except SyntaxRefused:
             assert parse(sql.encode())[1]
     assert accepted > 50
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT 1 FROM t WHERE a NOT /* c */ IN (1)",
+        "SELECT a FROM t ORDER BY a NULLS -- c\n FIRST",
+        "SELECT a::timestamp WITH /* 'x */ TIME ZONE FROM t -- '",
+    ],
+)
+def test_comments_where_postgresql_looks_ahead(sql: str) -> None:
+    # libpg_query reports a syntax error for these, PostgreSQL does not.
+    assert analyse(sql).statements[0].relations == {("", "t")}
+    with pytest.raises(SyntaxRefused) as error:
+        analyse("SELECT /* é */ 1 FRM t")
+    assert error.value.position == 22

@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, Final
 from mypy_extensions import i64
 
 from wire import errors as e
+from wire.ports import Lease
 from wire.postgres import owed as o
 from wire.postgres import protocol as p
-from wire.postgres.borrower import Borrower
+from wire.postgres.borrower import NO_SETTINGS, Borrower
 from wire.postgres.client_stream import FORWARD, TAKEN, WAIT
 from wire.postgres.extended import Extended, ambiguous, backslash
+from wire.postgres.operate import Operator, inside_transaction
 from wire.postgres.owed import Edited, Owed
 from wire.postgres.protocol import HEADER, int32
 from wire.postgres.server import ServerConnection
+from wire.postgres.session import EMPTY, Session
 from wire.sql.lexer import plain_backslash
 from wire.sql.verdict import Verdict
 
@@ -42,6 +45,9 @@ class ClientConnection(Borrower):
         # Known after login.
         self.tenant = ""
         self.key = b""
+        self.address = ""
+        # Set for those who may go from tenant to tenant.
+        self.operator: Operator | None = None
         # A text that comes back from the helper.
         self.learning = False
         # It has turned standard_conforming_strings off once, so its server may read a backslash
@@ -141,6 +147,12 @@ class ClientConnection(Borrower):
         if p.cstring_end(data, pos + HEADER, end) != end - 1:
             raise e.ProtocolViolation("invalid message format")
         sql = data[pos + HEADER : end - 1]
+        if self.operator is not None:
+            steered = self.steer(sql)
+            if steered is None:
+                return WAIT if self.blocked else self.refuse_pending(o.QUERY)
+            if steered is not sql:
+                return self.query_in_place(steered)
         verdict = self.lease.guard.judge(sql)
         if verdict is None:
             verdict = self.learn(sql)
@@ -172,6 +184,53 @@ class ClientConnection(Borrower):
             server.push(o.OWED_QUERY)
             return FORWARD
         return self.special_query(server, sql, verdict)
+
+    def query_in_place(self, sql: bytes) -> int:
+        """Run another text than came."""
+        message = p.query(sql)
+        action = self.query(message, 0, len(message), len(message))
+        if action == FORWARD:
+            self.send(message)
+            return TAKEN
+        return action
+
+    def steer(self, sql: bytes) -> bytes | None:
+        """See to it that the client works in the tenant that an operator's text is for.
+
+        The text to run; None: blocked until the tenant has been changed, or refused (see
+        `pending`).
+        """
+        operator = self.operator
+        assert operator is not None
+        if operator.failure is not None:
+            self.pending, operator.failure = operator.failure, None
+            return None
+        try:
+            tenant, text = operator.wanted(sql)
+        except e.TenantryError as error:
+            self.pending = error
+            return None
+        if tenant == self.tenant:
+            operator.settled(tenant, text)
+            self.listener.note_operator(self, text)
+            return text
+        if self.server is not None and not (self.session_mode and self.server.at_rest()):
+            self.pending = inside_transaction()
+            return None
+        self.block()
+        self.listener.change_tenant(self, tenant)
+        return None
+
+    def enter(self, tenant: str, lease: Lease) -> None:
+        """From now on the client works in another tenant."""
+        self.leave_server()
+        self.tenant = tenant
+        self.lease = lease
+        self.meter = lease.meter
+        self.session_mode = lease.session_mode
+        self.session = Session(lease.settings or EMPTY)
+        self.extended = None
+        self.startup_settings = NO_SETTINGS
 
     def special_query(self, server: ServerConnection, sql: bytes, verdict: Verdict) -> int:
         """A statement that does something to the session besides its work, or is rewritten."""

@@ -74,6 +74,12 @@ class Extended:
         if sql_end < 0:
             raise e.ProtocolViolation("invalid message format")
         sql = data[name_end + 1 : sql_end]
+        if client.operator is not None:
+            steered = client.steer(sql)
+            if steered is None:
+                return self.no_server()
+            if steered is not sql:
+                return self.parse_in_place(data[pos + HEADER : name_end], steered)
         guard = client.lease.guard
         verdict = guard.judge(sql)
         if verdict is None:
@@ -111,6 +117,15 @@ class Extended:
             client.send(p.message(p.PARSE, b"\0" + tail))
             return TAKEN
         return self.parse_named(server, data[pos + HEADER : name_end], sql, tail, verdict)
+
+    def parse_in_place(self, name: bytes, sql: bytes) -> int:
+        """Prepare another text than came."""
+        message = p.message(p.PARSE, name + b"\0" + sql + b"\0\0\0")
+        action = self.parse(message, 0, len(message))
+        if action == FORWARD:
+            self.client.send(message)
+            return TAKEN
+        return action
 
     def parse_named(
         self, server: ServerConnection, name: bytes, sql: bytes, tail: bytes, verdict: Verdict

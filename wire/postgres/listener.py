@@ -118,6 +118,25 @@ class Listener:
         """Read a large statement in a helper process; the client waits, the others do not."""
         spawn(self._read_elsewhere(client, guard, sql), name="read statement")
 
+    def change_tenant(self, client: ClientConnection, tenant: str) -> None:
+        """An operator's client goes on in another tenant; it waits until then."""
+        spawn(self._change_tenant(client, tenant), name="change tenant")
+
+    async def _change_tenant(self, client: ClientConnection, tenant: str) -> None:
+        operator = client.operator
+        assert operator is not None
+        try:
+            lease = await self.tenants.open(client, tenant, "")
+        except e.TenantryError as error:
+            operator.failure = e.Forbidden(f'tenant "{tenant}": {error.message}', hint=error.hint)
+        else:
+            self.tenants.closed(client)
+            client.enter(tenant, lease)
+        client.unblock()
+
+    def note_operator(self, client: ClientConnection, sql: bytes) -> None:
+        """An operator's statement is about to run."""
+
     async def _read_elsewhere(self, client: ClientConnection, guard: Guard, sql: bytes) -> None:
         turn = self._reading.setdefault(client.tenant, asyncio.Lock())
         try:

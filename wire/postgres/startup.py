@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 from wire import errors as e
 from wire.identify import parse_options
+from wire.ports import OperatorLogin
 from wire.postgres import protocol as p
 from wire.postgres.cancel import CancelKeys
+from wire.postgres.operate import Operator
 from wire.postgres.scram import ScramServer
 from wire.postgres.session import EMPTY, GUC_PREFIX, Session
 from wire.postgres.tls import is_direct_tls
@@ -209,10 +211,16 @@ class Startup:
             options.update(parse_options(parameters["options"]))
         identity = listener.identifier.identify(user, database, options)
         verifier = None
+        peer = self.client.transport.get_extra_info("peername")
+        address = peer[0] if isinstance(peer, tuple) else ""
+        self.client.address = address
+        operator: OperatorLogin | None = None
         if identity is not None:
-            peer = self.client.transport.get_extra_info("peername")
-            address = peer[0] if isinstance(peer, tuple) else ""
             verifier = listener.tenants.verifier(identity.tenant, identity.user, address)
+        if verifier is None:
+            operator = listener.tenants.operator(user, database, address)
+            if operator is not None:
+                verifier = operator.verifier
         tls = self.client.tls
         scram = ScramServer(
             verifier,
@@ -238,6 +246,9 @@ class Startup:
             listener.tenants.refused(identity.tenant if identity is not None else "", user)
             raise
         self.send(p.message(p.AUTHENTICATION, SASL_FINAL.to_bytes(4, "big") + final))
+        if operator is not None:
+            self.client.operator = Operator(operator.name, operator.tenants, operator.tenant)
+            return operator.tenant
         assert identity is not None, "a user that no tenant has cannot be proven"
         return identity.tenant
 

@@ -91,11 +91,11 @@ has_language_privilege has_schema_privilege has_sequence_privilege has_table_pri
 has_type_privilege icu_unicode_version inet_client_addr inet_client_port inet_server_addr
 inet_server_port lastval nextval obj_description oidvectortypes parse_ident pg_advisory_lock
 pg_advisory_lock_shared pg_advisory_unlock pg_advisory_unlock_all pg_advisory_unlock_shared
-pg_advisory_xact_lock pg_advisory_xact_lock_shared pg_backend_pid pg_basetype pg_char_to_encoding
-pg_client_encoding pg_collation_for pg_collation_is_visible pg_column_compression
-pg_column_is_updatable pg_column_size pg_conf_load_time pg_conversion_is_visible
-pg_current_xact_id pg_current_xact_id_if_assigned pg_describe_object pg_encoding_max_length
-pg_encoding_to_char pg_function_is_visible pg_get_constraintdef pg_get_expr
+pg_advisory_xact_lock pg_advisory_xact_lock_shared pg_available_extensions pg_backend_pid
+pg_basetype pg_char_to_encoding pg_client_encoding pg_collation_for pg_collation_is_visible
+pg_column_compression pg_column_is_updatable pg_column_size pg_conf_load_time
+pg_conversion_is_visible pg_current_xact_id pg_current_xact_id_if_assigned pg_describe_object
+pg_encoding_max_length pg_encoding_to_char pg_function_is_visible pg_get_constraintdef pg_get_expr
 pg_get_function_arg_default pg_get_function_arguments pg_get_function_identity_arguments
 pg_get_function_result pg_get_function_sqlbody pg_get_functiondef pg_get_indexdef pg_get_keywords
 pg_get_partition_constraintdef pg_get_partkeydef pg_get_ruledef pg_get_serial_sequence
@@ -133,23 +133,23 @@ INFORMATION_FUNCTIONS: Final = frozenset(_INFORMATION_FUNCTIONS.split())
 # replication and foreign servers know, prepared statements (of the server connection, which row
 # tenants share), pg_sequences (it has last values).
 _RELATIONS: Final = """
-pg_aggregate pg_am pg_amop pg_amproc pg_attrdef pg_attribute pg_cast pg_class pg_collation
-pg_constraint pg_conversion pg_cursors pg_depend pg_description pg_enum pg_event_trigger
-pg_extension pg_index pg_indexes pg_inherits pg_language pg_matviews pg_namespace pg_opclass
-pg_operator pg_opfamily pg_partitioned_table pg_policies pg_policy pg_proc pg_publication
-pg_publication_namespace pg_publication_rel pg_publication_tables pg_range pg_rewrite pg_rules
-pg_sequence pg_settings pg_statistic_ext pg_tables pg_tablespace pg_timezone_abbrevs
-pg_timezone_names pg_transform pg_trigger pg_ts_config pg_ts_config_map pg_ts_dict pg_ts_parser
-pg_ts_template pg_type pg_views
+pg_aggregate pg_am pg_amop pg_amproc pg_attrdef pg_attribute pg_available_extensions pg_cast
+pg_class pg_collation pg_constraint pg_conversion pg_cursors pg_depend pg_description pg_enum
+pg_event_trigger pg_extension pg_index pg_indexes pg_inherits pg_language pg_matviews pg_namespace
+pg_opclass pg_operator pg_opfamily pg_partitioned_table pg_policies pg_policy pg_proc
+pg_publication pg_publication_namespace pg_publication_rel pg_publication_tables pg_range
+pg_rewrite pg_rules pg_sequence pg_settings pg_statistic_ext pg_tables pg_tablespace
+pg_timezone_abbrevs pg_timezone_names pg_transform pg_trigger pg_ts_config pg_ts_config_map
+pg_ts_dict pg_ts_parser pg_ts_template pg_type pg_views
 """
 RELATIONS: Final = frozenset(_RELATIONS.split())
 
 # For tenants with a role and a schema of their own: PostgreSQL itself shows each role its own only,
 # or definitions.
 _OWN_RELATIONS: Final = """
-pg_available_extension_versions pg_available_extensions pg_default_acl pg_foreign_data_wrapper
-pg_foreign_table pg_init_privs pg_prepared_statements pg_seclabel pg_seclabels pg_sequences
-pg_stats pg_stats_ext pg_stats_ext_exprs
+pg_available_extension_versions pg_default_acl pg_foreign_data_wrapper pg_foreign_table
+pg_init_privs pg_prepared_statements pg_seclabel pg_seclabels pg_sequences pg_stats pg_stats_ext
+pg_stats_ext_exprs
 """
 OWN_RELATIONS: Final = frozenset(_OWN_RELATIONS.split())
 

@@ -32,7 +32,7 @@ from wire.sql.commands import (
 from wire.sql.edits import Edit
 from wire.sql.facts import Facts, Statement, same
 from wire.sql.frame import DATABASE, Frame
-from wire.sql.lexer import PUNCTUATION, tokens
+from wire.sql.lexer import PUNCTUATION, tokens, without_comments
 
 MAX_STATEMENTS: Final = 10_000  # in one text: 10 MB of facts, a second of a processor
 _ROW_SHARE: Final = 2  # LOCK TABLE modes above this one conflict with writers
@@ -74,6 +74,15 @@ def parse(sql: bytes) -> list[dict[str, Any]]:
     Raises SyntaxRefused (PostgreSQL's own message), TooLarge, NotSupported.
     """
     tree, message, position = libpg.parse(sql)
+    if message and not message.startswith("memory exhausted"):
+        # libpg_query stumbles over comments where PostgreSQL looks ahead: NOT /* … */ IN.
+        bare = without_comments(sql)
+        if bare is not None:
+            tree, message, position = libpg.parse(bare)
+            if position:
+                # Characters of several bytes may have become as many blanks.
+                at = len(bare.decode()[: position - 1].encode())
+                position = len(sql[:at].decode()) + 1
     if message.startswith("memory exhausted"):
         raise TooLarge("statement is nested too deeply to be judged")
     if message:

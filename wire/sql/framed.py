@@ -6,15 +6,30 @@ all texts of a template may do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Final
 
 from wire.errors import Forbidden, NotSupported
+from wire.sql.allowed import (
+    function_refused,
+    is_system,
+    relation_refused,
+    search_path_refused,
+    setting_refused,
+)
+from wire.sql.catalog import Catalog
 from wire.sql.edits import Edit
+from wire.sql.effects import config_arguments, const
 from wire.sql.facts import Statement
 from wire.sql.frame import Frame
-from wire.sql.qualified import schemas
+from wire.sql.masked import is_masked, mask
+from wire.sql.namespaces import namespace
+from wire.sql.qualified import Uses, split_path
 
+# RESET and SET … TO DEFAULT, and what search_path then is (where no schema bears a role's name).
+_TO_DEFAULT: Final = ("VAR_RESET", "VAR_SET_DEFAULT")
+_DEFAULT_PATH: Final = ("public",)
 # Prepared transactions outlive their session, and every client of a role may end them.
 _TWO_PHASE: Final = frozenset(
     ["TRANS_STMT_PREPARE", "TRANS_STMT_COMMIT_PREPARED", "TRANS_STMT_ROLLBACK_PREPARED"]
@@ -39,14 +54,69 @@ def fit(
     kind, node = next(iter(tree.items()))
     if kind == "TransactionStmt" and node.get("kind") in _TWO_PHASE:
         raise Forbidden("prepared transactions are not available in a shared database")
+    uses = Uses(statement, tree)
+    catalog = frame.catalog
+    for each in uses.sets:
+        _setting(str(each.get("name", "")), catalog)
+    for schema, name in statement.relations:
+        if is_system(schema, name) and not is_masked(schema, name):
+            _refuse(relation_refused(schema, name, row=catalog is not None))
     own: list[Edit] = []
-    if frame.catalog is None:
-        schemas(statement, tree)
-    else:
+    if catalog is not None:
         from wire.sql import rows
 
-        own = rows.keep(statement, tree, text, start, end, frame.catalog)
-    statement.edits = merged(own)
+        _check_rows(uses, catalog)
+        own = rows.keep(statement, tree, text, start, end, catalog)
+    else:
+        for _, name, args in uses.calls:
+            if name == "set_config":
+                _setting(const(config_arguments(args)[0]) or "", None)
+    masks = mask(tree, text, start, end)
+    statement.edits = merged(own, namespace(tree, text, start, end), masks)
+
+
+def _refuse(reason: str | None) -> None:
+    if reason is not None:
+        raise Forbidden(reason)
+
+
+def _setting(name: str, catalog: Catalog | None) -> None:
+    if name:
+        _refuse(setting_refused(name, catalog))
+
+
+def _check_rows(uses: Uses, catalog: Catalog) -> None:
+    """What only tenants may not do whose rows lie in shared tables."""
+    for schema, name, args in uses.calls:
+        if name != "set_config" or schema not in ("", "pg_catalog"):
+            _refuse(function_refused(schema, name, catalog))
+            continue
+        setting = const(config_arguments(args)[0])
+        if setting is None:
+            raise Forbidden("permission denied for set_config of a computed name")
+        _setting(setting, catalog)
+        if setting.lower() == "search_path":
+            value = const(config_arguments(args)[1])
+            words = None if value is None else split_path(value)
+            _search_path([None] if words is None else list(words), catalog)
+    for node in uses.sets:
+        if str(node.get("name", "")).lower() == "search_path":
+            if node.get("kind") in _TO_DEFAULT and catalog.path != _DEFAULT_PATH:
+                _search_path([None], catalog)
+            _search_path([const(arg) for arg in node.get("args", [])], catalog)
+    if uses.operators - {"pg_catalog"}:
+        raise Forbidden("permission denied for operators that are not PostgreSQL's own")
+
+
+def _search_path(values: Sequence[str | None], catalog: Catalog) -> None:
+    """Names without a schema must go on meaning what the catalog finds by them."""
+    _refuse(search_path_refused(values, catalog.path, row=True))
+    named = [each for each in values if each not in ("", "pg_catalog")]
+    if named and named != list(catalog.path):
+        raise Forbidden(
+            "search_path cannot be changed among shared tables",
+            hint="Write the schema before the name of the table.",
+        )
 
 
 def finish(statements: list[Statement], text: bytes, frame: Frame) -> None:

@@ -409,6 +409,38 @@ def tokens(sql: bytes) -> list[tuple[int, int, int]] | None:
     return found
 
 
+def without_comments(sql: bytes) -> bytes | None:
+    """The text with blanks in place of comments, all else where it was; None if it has none, or
+    where PostgreSQL's scanner raises an error. Comments within continued literals stay."""
+    out: list[bytes] = []
+    copied: i64 = 0
+    n: i64 = len(sql)
+    i: i64 = 0
+    while i < n:
+        packed = lex(sql, i, n)
+        if packed < 0:
+            return None
+        end = packed // KIND_BITS
+        if packed % KIND_BITS != SPACE:
+            i = end
+            continue
+        while i < end:
+            stop = i + 1
+            if sql[i] == 45:  # --
+                stop = _line_end(sql, i, n)
+            elif sql[i] == 47:  # /*
+                stop = _comment_end(sql, i, n)
+            if stop > i + 1:
+                out.append(sql[copied:i])
+                out.append(b" " * int(stop - i))
+                copied = stop
+            i = stop
+    if copied == 0:
+        return None
+    out.append(sql[copied:])
+    return b"".join(out)
+
+
 def plain_backslash(sql: bytes) -> bool:
     """Whether a literal without E, of one quote or more, holds a backslash.
 

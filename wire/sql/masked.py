@@ -46,6 +46,7 @@ def mask(tree: dict[str, Any], text: bytes, start: int, end: int) -> list[Edit]:
     Raises NotSupported where a catalog stands otherwise than by its name in FROM.
     """
     found: list[tuple[dict[str, Any], bool]] = []
+    columns: list[int] = []  # where pg_catalog.pg_class.… stands
     queries: set[str] = set()
     stack: list[tuple[Any, str, bool]] = [(tree, "", False)]
     while stack:
@@ -63,6 +64,8 @@ def mask(tree: dict[str, Any], text: bytes, start: int, end: int) -> list[Edit]:
         for name, child in value.items():
             if name == "lockingClause" or not isinstance(child, (dict, list)):
                 continue
+            if name == "ColumnRef" and isinstance(child, dict) and _qualified(child):
+                columns.append(child.get("location", 0))
             # A join's condition, a function's arguments and a sub-select are not items of FROM.
             item = name in ("RangeVar", "JoinExpr", "larg", "rarg") and in_from
             source = name == "sourceRelation" or (name in ("larg", "rarg") and "jointype" in value)
@@ -71,7 +74,20 @@ def mask(tree: dict[str, Any], text: bytes, start: int, end: int) -> list[Edit]:
         return []
     lexed = [(kind, at + start, to + start) for kind, at, to in tokens(text[start:end]) or []]
     edits = [_edit(node, in_from, queries, text, lexed) for node, in_from in found]
+    at = {token[1]: index for index, token in enumerate(lexed)}
+    for location in columns:
+        # A sub-select has no schema: what is left is the name that we give it.
+        index = at.get(location, len(lexed))
+        if index + 2 >= len(lexed) or _other(lexed, index, index + 2):
+            raise NotSupported("cannot tell where a column's name is")
+        edits.append(Edit(location, lexed[index + 1][2], (b"",)))
     return sorted(edits, key=lambda edit: edit.start)
+
+
+def _qualified(node: dict[str, Any]) -> bool:
+    """Whether a column is written as pg_catalog.pg_class.relname."""
+    words = [each["String"].get("sval", "") for each in node["fields"] if "String" in each]
+    return len(node["fields"]) == 3 and words[:1] == ["pg_catalog"] and words[1] in MASKS
 
 
 def _edit(

@@ -1,6 +1,6 @@
-"""Which schemas a statement names, for tenants that have a schema of a shared database.
+"""Which schemas, functions and settings a statement names, for tenants beside others.
 
-The database refuses what these tenants may not use, by itself. The guard refuses it before: names
+The database refuses a tenant the schemas of others, by itself. The guard refuses them before: names
 that stand in literals (regclass, function bodies) are the database's alone.
 """
 
@@ -18,47 +18,71 @@ _NAMES: Final = frozenset(
     [
         *("funcname", "func_name", "name", "operName", "useOp", "collname", "defnames", "dictname"),
         *("cfgname", "typeName", "domainname", "objname", "opclass", "opclassname", "opfamilyname"),
-        *("conversion_name", "handler_name", "objfuncargs"),
+        *("conversion_name", "handler_name"),
     ]
 )
+_OPERATORS: Final = frozenset({"name", "operName", "useOp"})
 
 
-def schemas(out: Statement, root: dict[str, Any]) -> None:
-    """Adds to `out` the schemas that the statement names or puts into search_path."""
-    stack: list[Any] = [root]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, list):
-            stack.extend(item for item in node if isinstance(item, (dict, list)))
-            continue
-        for key, child in node.items():
-            if isinstance(child, list):
-                if key in _NAMES:
-                    _add(out, names(child))
-                elif key == "names":
-                    # t.c%TYPE names a column.
-                    words = names(child)
-                    _add(out, words[:-1] if node.get("pct_type") else words)
-                stack.append(child)
-            elif isinstance(child, dict):
-                if key in ("VariableSetStmt", "setstmt"):
-                    _path(out, child)
-                elif key in ("FuncCall", "funccall") and _called(child) == "set_config":
-                    _config(out, child.get("args", []))
-                stack.append(child)
-            elif key in ("schemaname", "newschema", "local_schema") and child:
-                out.schemas.add(child)
-        _objects(out, node)
+class Uses:
+    """What a statement uses.
+
+    calls      (schema or "", name, arguments) of the functions it calls
+    sets       nodes of SET and RESET, also where they are clauses of other commands
+    operators  schemas of the operators that are written with one
+    Schemas, and what search_path is set to, go to the statement's facts.
+    """
+
+    def __init__(self, out: Statement, root: dict[str, Any]) -> None:
+        self.calls: list[tuple[str, str, list[Any]]] = []
+        self.sets: list[dict[str, Any]] = []
+        self.operators: set[str] = set()
+        self._out = out
+        stack: list[Any] = [root]
+        while stack:
+            node = stack.pop()
+            if isinstance(node, list):
+                stack.extend(item for item in node if isinstance(item, (dict, list)))
+                continue
+            for key, child in node.items():
+                if isinstance(child, list):
+                    self._words(key, child, node)
+                    stack.append(child)
+                elif isinstance(child, dict):
+                    if key in ("VariableSetStmt", "setstmt"):
+                        self.sets.append(child)
+                        _path(out, child)
+                    elif key in ("FuncCall", "funccall"):
+                        self._call(child)
+                    stack.append(child)
+                elif key in ("schemaname", "newschema", "local_schema") and child:
+                    out.schemas.add(child)
+            _objects(out, node)
+
+    def _words(self, key: str, child: list[Any], node: dict[str, Any]) -> None:
+        if key in _NAMES:
+            words = names(child)
+            _add(self._out, words)
+            if key in _OPERATORS and len(words) > 1:
+                self.operators.add(words[-2])
+        elif key == "names":
+            # t.c%TYPE names a column.
+            words = names(child)
+            _add(self._out, words[:-1] if node.get("pct_type") else words)
+
+    def _call(self, node: dict[str, Any]) -> None:
+        words = names(node.get("funcname", []))
+        if not words:
+            return
+        args = node.get("args", [])
+        self.calls.append((words[-2] if len(words) > 1 else "", words[-1], args))
+        if words[-1] == "set_config":
+            _config(self._out, args)
 
 
 def _add(out: Statement, words: list[str]) -> None:
     if len(words) > 1:
         out.schemas.add(words[-2])
-
-
-def _called(call: dict[str, Any]) -> str:
-    words = names(call.get("funcname", []))
-    return words[-1] if words else ""
 
 
 def _objects(out: Statement, node: dict[str, Any]) -> None:

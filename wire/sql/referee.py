@@ -95,7 +95,7 @@ def disagreement(text: str, kind: str, relations: Collection[tuple[str, str]]) -
         text = shortened(text)
     try:
         try:
-            trees = _read(text)
+            trees, queries = _read(text)
         except _TooDeep:
             raise
         except Exception as first:
@@ -103,10 +103,12 @@ def disagreement(text: str, kind: str, relations: Collection[tuple[str, str]]) -
             plain = made_plain(text)
             if plain == text:
                 raise first
-            trees = _read(plain)
+            trees, queries = _read(plain)
         if len(trees) != 1 or trees[0] is None:
             return "one parser reads one statement, the other does not"
-        found = _relations(trees[0])
+        found, read = _relations(trees[0])
+        if read < queries:
+            return f"{UNREADABLE}: part of it is not read"
     except _TooDeep as reason:
         return f"{UNREADABLE}: {reason}"
     except RecursionError:
@@ -126,15 +128,20 @@ class _TooDeep(Exception):
     """sqlglot would need too much of the stack or of the time."""
 
 
-def _read(text: str) -> list[exp.Expr | None]:
+def _read(text: str) -> tuple[list[exp.Expr | None], int]:
+    """sqlglot's trees, and how many SELECTs stand in the text."""
     lexed = _DIALECT.tokenize(text)
-    _bound(lexed)
-    return PostgresParser(dialect=_DIALECT).parse(lexed, text)
+    queries = _bound(lexed)
+    return PostgresParser(dialect=_DIALECT).parse(lexed, text), queries
 
 
-def _bound(lexed: list[Token]) -> None:
-    """Raises _TooDeep for what sqlglot cannot read within bounds, and eases what it can."""
-    depth = types = subscripts = 0
+def _bound(lexed: list[Token]) -> int:
+    """Raises _TooDeep for what sqlglot cannot read within bounds, and eases what it can.
+
+    Returns how many SELECTs there are: sqlglot leaves out arguments that a function of its own
+    does not have, and a query in them must not go unnoticed.
+    """
+    depth = types = subscripts = queries = 0
     stack: list[bool] = []
     before: Token | None = None
     for token in lexed:
@@ -157,14 +164,19 @@ def _bound(lexed: list[Token]) -> None:
             depth -= 1
             if stack.pop():
                 types -= 1
+        elif kind == TokenType.SELECT:
+            queries += 1
         before = token
+    return queries
 
 
 # --- the walk over sqlglot's tree
 
 
-def _relations(root: exp.Expr) -> set[tuple[str, str]]:
-    """(schema or "", name) of the relations of a statement, its CTEs left out where they hide."""
+def _relations(root: exp.Expr) -> tuple[set[tuple[str, str]], int]:
+    """(schema or "", name) of the relations of a statement, its CTEs left out where they hide, and
+    the number of SELECTs."""
+    queries = 0
     found: set[tuple[str, str]] = set()
     stack: list[tuple[Any, frozenset[str]]] = [(root, frozenset())]
     real: set[int] = set()  # nodes that are tables whatever CTEs there are: they are written to
@@ -183,6 +195,8 @@ def _relations(root: exp.Expr) -> set[tuple[str, str]]:
                     found.add((_folded(schema), name))
                 elif (name not in scope or id(node) in real) and not _function_word(this):
                     found.add(("", name))
+        elif isinstance(node, exp.Select):
+            queries += 1
         elif isinstance(node, exp.Lock):
             continue  # FOR UPDATE OF: names of what stands in FROM
         elif isinstance(node, _CHANGES):
@@ -198,7 +212,7 @@ def _relations(root: exp.Expr) -> set[tuple[str, str]]:
                 if isinstance(value, exp.Identifier):
                     continue
                 stack.append((value, scope))
-    return found
+    return found, queries
 
 
 def _with(

@@ -80,6 +80,7 @@ _CLAUSED: Final = frozenset(
 _CLAUSES: Final = frozenset(
     b"absent as columns default empty error format keep omit passing returning with without".split()
 )
+_QUERIES: Final = (b"select", b"table", b"values")
 _FORMS_BEFORE: Final = (b"content", b"document", b"name")
 _JSON_KINDS: Final = (b"value", b"array", b"object", b"scalar")
 _FORMS: Final = (b"nfc", b"nfd", b"nfkc", b"nfkd")
@@ -125,10 +126,7 @@ def _word(sql: bytes, found: Lexed, at: int) -> bytes:
 
 
 def _clause(sql: bytes, found: Lexed, at: int) -> tuple[int, bytes]:
-    """What stands between or after the arguments of a _CLAUSED function.
-
-    An expression may go with it: a relation in that is then missed, and the statement refused.
-    """
+    """What stands between or after the arguments of a _CLAUSED function, if no query is in it."""
     word = _word(sql, found, at)
     if word == b"value" or words(sql, found, at, b":"):
         return 1, b","
@@ -143,6 +141,8 @@ def _clause(sql: bytes, found: Lexed, at: int) -> tuple[int, bytes]:
                 depth += 1 if sql[start] in b"([" else -1 if sql[start] in b")]" else 0
                 if depth == 0:
                     break
+            elif _word(sql, found, end) in _QUERIES:
+                return 0, b""
             end += 1
         return end - at, b""
     return 0, b""

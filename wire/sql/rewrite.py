@@ -13,7 +13,7 @@ from typing import Any, Final
 from wire.errors import NotSupported
 from wire.sql.catalog import Catalog
 from wire.sql.edits import Edit
-from wire.sql.rewrite_errors import may_fail
+from wire.sql.rewrite_errors import LEAVES, may_fail
 from wire.sql.rewrite_from import select
 from wire.sql.rewrite_insert import insert
 from wire.sql.rewrite_state import Node, Rewriter, Scope
@@ -49,10 +49,12 @@ def rewrite(
         while rewriter.queue:
             kind, value, scope = rewriter.queue.pop()
             _visit(rewriter, kind, value, scope)
+        _all_seen(rewriter, tree)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         # A shape of the tree that we do not know.
-        raise NotSupported("statement cannot be kept to the tenant's rows") from error
-    _all_seen(rewriter, tree)
+        raise NotSupported(
+            "statement cannot be kept to the tenant's rows", hint="Write it in a simpler form."
+        ) from error
     return rewriter.splice.edits()
 
 
@@ -60,18 +62,22 @@ def _visit(rewriter: Rewriter, kind: str, value: Any, scope: Scope) -> None:
     if kind:
         _HANDLERS[kind](rewriter, value, scope)
         return
-    if isinstance(value, list):
-        for item in value:
-            if isinstance(item, (dict, list)):
-                rewriter.push(item, scope)
-        return
-    for field, child in value.items():
-        if not isinstance(child, (dict, list)):
+    stack: list[Any] = [value]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, list):
+            stack.extend(node)
             continue
-        if isinstance(child, dict) and field[0].isupper() and field.endswith("Stmt"):
-            _statement(rewriter, field, child, scope)
-        elif not _repeated(field, child):
-            rewriter.push(child, scope)
+        for field, child in node.items():
+            if isinstance(child, dict):
+                if field in LEAVES:
+                    continue
+                if field.endswith("Stmt") and field[0].isupper():
+                    _statement(rewriter, field, child, scope)
+                elif not _repeated(field, child):
+                    stack.append(child)
+            elif isinstance(child, list):
+                stack.append(child)
 
 
 def _statement(rewriter: Rewriter, kind: str, node: Node, scope: Scope) -> None:
@@ -93,17 +99,21 @@ def _repeated(field: str, node: Any) -> bool:
 
 def _all_seen(rewriter: Rewriter, tree: Node) -> None:
     """A second, simpler walk: no relation may have been left out."""
+    seen = rewriter.seen
     stack: list[Any] = [tree]
     while stack:
         value = stack.pop()
         if isinstance(value, list):
             stack.extend(value)
-        elif isinstance(value, dict):
-            if "relpersistence" in value and id(value) not in rewriter.seen:
-                name = value.get("relname", "")
-                raise NotSupported(f"table {name} is named in a place that is not supported")
-            stack.extend(
-                child
-                for field, child in value.items()
-                if isinstance(child, (dict, list)) and not _repeated(field, child)
+            continue
+        if "relpersistence" in value and id(value) not in seen:
+            name = value.get("relname", "")
+            raise NotSupported(
+                f"table {name} is named in a place that is not supported",
+                hint="Write the statement in a simpler form.",
             )
+        for field, child in value.items():
+            if isinstance(child, list) or (
+                isinstance(child, dict) and field not in LEAVES and not _repeated(field, child)
+            ):
+                stack.append(child)

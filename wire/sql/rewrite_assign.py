@@ -36,8 +36,8 @@ def check_expression(
     rewriter.splice.insert(text.ends[last - 1], INNER, *behind)
 
 
-def assign(rewriter: Rewriter, relation: Relation, targets: list[Any], *, cases: bool) -> None:
-    """Checks what SET gives to the tenant column. `cases` as in Text.forward."""
+def assign(rewriter: Rewriter, relation: Relation, targets: list[Any]) -> None:
+    """Checks what SET gives to the tenant column."""
     for each in targets:
         target = each["ResTarget"]
         if target["name"] != relation.column:
@@ -50,7 +50,7 @@ def assign(rewriter: Rewriter, relation: Relation, targets: list[Any], *, cases:
             _assign_row(rewriter, relation, value["MultiAssignRef"], index)
             continue
         first = rewriter.text.expect(rewriter.text.name_end(index) + 1, b"=")
-        last = rewriter.text.forward(first, _ASSIGNMENT_END, cases=cases)
+        last = rewriter.text.forward(first, _ASSIGNMENT_END, cases=True)
         check_expression(rewriter, relation, value, first, last)
 
 

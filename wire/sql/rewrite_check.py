@@ -7,6 +7,7 @@ new row when its tenant column is a constant. Whatever is not recognised counts 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from wire.errors import TenantryError
@@ -14,6 +15,7 @@ from wire.sql.analyse import parse
 from wire.sql.catalog import GUARDED, Catalog, Relation
 from wire.sql.rewrite_errors import may_fail
 from wire.sql.rewrite_proof import (
+    NAMES,
     Node,
     Scope,
     Uncovered,
@@ -22,7 +24,7 @@ from wire.sql.rewrite_proof import (
     own_rows,
     repeated,
     spreads,
-    within,
+    tables,
 )
 
 _COMMANDS: Final = frozenset(
@@ -83,24 +85,31 @@ class _Check:
         while self.queue:
             kind, node, scope = self.queue.pop()
             if not kind:
-                self._any(node, scope)
+                if node is not None:
+                    self._any(node, scope)
                 continue
             if "withClause" in node:
                 scope = self._with(node["withClause"], scope)
             self._statement(kind, node, scope)
-        for node in within(root):
-            if "relpersistence" in node and id(node) not in self.known:
+        for node in tables(root):
+            if id(node) not in self.known:
                 raise Uncovered(f"table {node.get('relname')} stands where none is expected")
 
-    def _any(self, node: Any, scope: Scope) -> None:
-        if isinstance(node, list):
-            self.queue.extend(("", item, scope) for item in node)
-        elif isinstance(node, dict):
+    def _any(self, root: Any, scope: Scope) -> None:
+        """Finds the statements in what is no statement itself."""
+        stack: list[Any] = [root]
+        while stack:
+            node = stack.pop()
+            if isinstance(node, list):
+                stack.extend(node)
+                continue
             for field, child in node.items():
-                if field.endswith("Stmt") and field[:1].isupper():
+                if not isinstance(child, (dict, list)) or field in NAMES:
+                    continue
+                if field.endswith("Stmt") and field[0].isupper():
                     self.queue.append((field, child, scope))
                 elif field not in _ELSEWHERE and not repeated(field, child):
-                    self.queue.append(("", child, scope))
+                    stack.append(child)
 
     def _with(self, clause: Node, scope: Scope) -> Scope:
         visible = scope
@@ -224,7 +233,7 @@ class _Check:
             if "indirection" in target or not self.values.stamps(value, relation):
                 raise Uncovered(f"column {relation.column} is set to something else")
 
-    def _stamped(self, relation: Relation, names: list[Any], rows: list[list[Any]]) -> None:
+    def _stamped(self, relation: Relation, names: list[Any], rows: Iterable[list[Any]]) -> None:
         """What new rows hold in the tenant column. PostgreSQL wants as many values as names."""
         if not self.catalog.rewrite:
             return
@@ -247,7 +256,7 @@ class _Check:
 
     def _insert(self, node: Node) -> None:
         relation = self._target(node["relation"])
-        self._stamped(relation, node.get("cols", []), list(own_rows(node)))
+        self._stamped(relation, node.get("cols", []), own_rows(node))
         conflict = node.get("onConflictClause", {})
         if conflict.get("action") == "ONCONFLICT_UPDATE":
             where = self.values.conditions(conflict.get("whereClause"))

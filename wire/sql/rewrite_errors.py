@@ -13,16 +13,19 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+LEAVES: Final = frozenset(["A_Const", "ColumnRef", "ParamRef", "String"])
+"""Nodes that hold no expression and no table."""
+
 # Nodes that are no expressions, or expressions that never fail on the values of a row.
 _STRUCTURE: Final = frozenset(
     [
         *("Alias", "CommonTableExpr", "CopyStmt", "DeclareCursorStmt", "DefElem", "DeleteStmt"),
         *("ExplainStmt", "IndexElem", "JoinExpr", "List", "LockingClause", "PrepareStmt"),
         *("RangeSubselect", "RangeTableSample", "RangeVar", "ResTarget", "SelectStmt", "SortBy"),
-        *("String", "TypeName", "WindowDef", "WithClause"),
-        *("A_ArrayExpr", "A_Const", "A_Expr", "A_Star", "BoolExpr", "BooleanTest", "CaseExpr"),
-        *("CaseWhen", "CoalesceExpr", "ColumnRef", "CurrentOfExpr", "FuncCall", "GroupingSet"),
-        *("NullTest", "ParamRef", "RowExpr", "SQLValueFunction", "SubLink", "TypeCast"),
+        *("TypeName", "WindowDef", "WithClause"),
+        *("A_ArrayExpr", "A_Expr", "A_Star", "BoolExpr", "BooleanTest", "CaseExpr"),
+        *("CaseWhen", "CoalesceExpr", "CurrentOfExpr", "FuncCall", "GroupingSet"),
+        *("NullTest", "RowExpr", "SQLValueFunction", "SubLink", "TypeCast"),
     ]
 )
 _COMPARISONS: Final = frozenset(["=", "<>", "<", ">", "<=", ">="])
@@ -34,15 +37,15 @@ _CONSTANTS: Final = frozenset(["A_Const", "ParamRef"])
 
 def may_fail(tree: Any) -> bool:
     """Whether a statement has an expression that may fail; also for all that we do not know."""
-    stack = [tree]
+    stack: list[Any] = [tree]
     while stack:
         node = stack.pop()
         if isinstance(node, list):
             stack.extend(node)
             continue
-        if not isinstance(node, dict):
-            continue
         for field, child in node.items():
+            if field in LEAVES:
+                continue
             if field[:1].isupper() and (field not in _STRUCTURE or _fails(field, child)):
                 return True
             if isinstance(child, (dict, list)):

@@ -232,6 +232,6 @@ def _conflict(rewriter: Rewriter, relation: Relation, target: Node, node: Node) 
     text = rewriter.text
     index = text.forward(text.at(node["location"]) + 1, frozenset([b"do"]))
     begin = text.expect(text.expect(text.expect(index, b"do"), b"update"), b"set")
-    assign(rewriter, relation, node["targetList"], cases=False)
+    assign(rewriter, relation, node["targetList"])
     found = rewriter.predicate(relation, reference(target))
     rewriter.conjoin(begin, "whereClause" in node, [found])

@@ -11,6 +11,8 @@ Node = dict[str, Any]
 Scope = frozenset[str]
 
 
+NAMES: Final = frozenset(["A_Const", "ColumnRef", "ParamRef", "String"])
+"""Nodes that hold no table."""
 _EQUAL: Final = "AEXPR_OP"
 _ANY: Final = "AEXPR_OP_ANY"
 
@@ -24,16 +26,23 @@ def repeated(field: str, node: Any) -> bool:
     return field == "MultiAssignRef" and node["colno"] != 1
 
 
-def within(root: Any) -> Iterator[Node]:
-    """Every node of a tree, but the repetitions of a row that several columns are set to."""
-    stack = [root]
+def tables(root: Node) -> list[Node]:
+    """Every node that names a relation."""
+    out: list[Node] = []
+    stack: list[Any] = [root]
     while stack:
-        value = stack.pop()
-        if isinstance(value, list):
-            stack.extend(value)
-        elif isinstance(value, dict):
-            yield value
-            stack.extend(child for field, child in value.items() if not repeated(field, child))
+        node = stack.pop()
+        if isinstance(node, list):
+            stack.extend(node)
+            continue
+        if "relpersistence" in node:
+            out.append(node)
+        for field, child in node.items():
+            if field in NAMES or not isinstance(child, (dict, list)):
+                continue
+            if not repeated(field, child):
+                stack.append(child)
+    return out
 
 
 def keys(node: Node, relation: Relation, *, plain: bool) -> frozenset[tuple[str, ...]]:

@@ -49,7 +49,7 @@ class Rewriter:
         """Queues all of a node but the fields that have been dealt with."""
         for field, value in node.items():
             if field not in without and isinstance(value, (dict, list)):
-                self.queue.append(("", {field: value}, scope))
+                self.queue.append(("", value, scope))
 
     def with_clause(self, node: Node, scope: Scope) -> Scope:
         """Queues a statement's WITH queries; returns what is visible in the statement itself."""

@@ -33,8 +33,8 @@ def update(rewriter: Rewriter, node: Node, scope: Scope) -> None:
     text = rewriter.text
     _, last = rewriter.bounds(target)
     begin = text.expect(rewriter.alias_end(last, target) + 1, b"set")
-    assign(rewriter, relation, node["targetList"], cases=False)
-    end = text.forward(begin, SET_END)
+    assign(rewriter, relation, node["targetList"])
+    end = text.forward(begin, SET_END, cases=True)
     if "fromClause" in node:
         end = text.expect(end, b"from")
     _restrict(rewriter, node, relation, items, end if "fromClause" in node else begin)
@@ -129,7 +129,7 @@ def _merge_when(
         else:
             rewriter.splice.insert(text.ends[after - 1], CLAUSE, b" AND ", *joined([found]))
     if node["commandType"] == "CMD_UPDATE":
-        assign(rewriter, relation, node["targetList"], cases=True)
+        assign(rewriter, relation, node["targetList"])
     elif node["commandType"] == "CMD_INSERT":
         _merge_insert(rewriter, relation, node, text.expect(action, b"insert"))
 

@@ -15,6 +15,7 @@ from wire.sql import referee
 from wire.sql.catalog import GUARDED, Catalog
 from wire.sql.edits import Edit, apply
 from wire.sql.facts import Statement
+from wire.sql.lexer import NUMBER, STRING, USTRING, WORD, tokens
 from wire.sql.rewrite import rewrite
 from wire.sql.rewrite_check import check
 
@@ -74,9 +75,30 @@ def _second_reading(
     if kind == "CopyStmt" and "relation" in node:
         # One table, and nothing that a parser could read otherwise. The outcome is proven.
         return
-    reason = referee.disagreement(text[start:end].decode(), kind, statement.relations)
+    reason = referee.disagreement(_bare(text[start:end]), kind, statement.relations)
     if reason is not None and (edited or not reason.startswith(referee.UNREADABLE)):
         _disagree(reason)
+
+
+def _bare(sql: bytes) -> str:
+    """The statement without comments, and with the same literals in place of all others.
+
+    What holds for one text of a template must hold for all, and sqlglot does not read all literals
+    and comments as PostgreSQL does. Where they begin and end our own lexer knows.
+    """
+    out: list[bytes] = []
+    last = 0
+    escape = False  # UESCAPE's literal says how the one before it is to be read
+    for kind, start, end in tokens(sql) or []:
+        if start > last:
+            out.append(b" ")
+        if STRING <= kind <= NUMBER and kind != USTRING and not escape:
+            out.append(b" 1" if kind == NUMBER else b"'1'")
+        else:
+            out.append(sql[start:end])
+        last = end
+        escape = kind == WORD and sql[start:end].lower() == b"uescape"
+    return b"".join(out).decode()
 
 
 def _disagree(reason: str) -> None:

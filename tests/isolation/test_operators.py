@@ -1,0 +1,117 @@
+"""Operators in tenants' data: one credential for several tenants, one statement at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from psycopg import errors
+from support.engines import Postgres
+from support.estate import PASSWORD, Estate, estate, protect, tenant
+from support.provisioning import lone_postgres
+
+from wire.postgres.scram import make_verifier
+
+__all__ = ["lone_postgres"]
+
+DATABASE = "operated"
+TABLES = """
+CREATE TABLE orders (tenant_id text NOT NULL, id int NOT NULL, PRIMARY KEY (tenant_id, id));
+INSERT INTO orders VALUES ('acme', 1), ('acme', 2), ('globex', 3), ('initech', 4);
+"""
+
+
+@pytest.fixture(scope="module")
+def operated(lone_postgres: Postgres) -> Iterator[Estate]:
+    tenants = [tenant(name, database_name=DATABASE) for name in ("acme", "globex", "initech")]
+    tenants.append(tenant("umbrella", "database"))
+
+    def prepare(made: Estate) -> None:
+        with made.admin("acme") as admin:
+            admin.execute(TABLES)
+        protect(made, DATABASE)
+        verifier = make_verifier(PASSWORD)
+        made.operators["ops"] = {"role": "operator", "scram": verifier, "tenants": ["*"]}
+        made.operators["agent"] = {
+            "role": "operator",
+            "scram": verifier,
+            "tenants": ["acme", "globex"],
+        }
+
+    with estate(lone_postgres, tenants, prepare=prepare) as made:
+        yield made
+
+
+def connect(made: Estate, name: str, database: str) -> psycopg.Connection:
+    return made.connect(database, user=name, dbname=database)
+
+
+def ids(client: psycopg.Connection, sql: str = "SELECT id FROM orders ORDER BY id") -> list[int]:
+    return [row[0] for row in client.execute(sql)]
+
+
+def test_set_goes_from_tenant_to_tenant(operated: Estate) -> None:
+    with connect(operated, "agent", "acme") as client:
+        assert ids(client) == [1, 2]
+        client.execute("SET helios.tenant_id = 'globex'")
+        assert ids(client) == [3]
+        client.execute("SET helios.tenant_id TO 'acme'")
+        assert ids(client) == [1, 2]
+
+
+@pytest.mark.parametrize("cursor", [psycopg.Cursor, psycopg.ClientCursor])
+def test_a_hint_is_for_its_statement_only(operated: Estate, cursor: type[psycopg.Cursor]) -> None:
+    with connect(operated, "agent", "acme") as client:
+        client.cursor_factory = cursor
+        assert ids(client, "/*helios:tenant=globex*/ SELECT id FROM orders") == [3]
+        assert ids(client) == [1, 2]
+
+
+def test_an_operator_stays_with_its_tenants(operated: Estate) -> None:
+    with connect(operated, "agent", "acme") as client:
+        for sql in ("SET helios.tenant_id = 'initech'", "/*helios:tenant=initech*/ SELECT 1"):
+            with pytest.raises(errors.InsufficientPrivilege, match="may not work in"):
+                client.execute(sql)
+        with pytest.raises(errors.InsufficientPrivilege):
+            client.execute("SET helios.tenant_id = '@operated'")
+        assert ids(client) == [1, 2]
+    for database in ("initech", "@operated", "nobody"):
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            connect(operated, "agent", database)
+
+
+def test_inside_a_transaction_the_tenant_stays(operated: Estate) -> None:
+    with connect(operated, "agent", "acme") as client:
+        client.execute("BEGIN")
+        assert ids(client) == [1, 2]
+        with pytest.raises(errors.FeatureNotSupported, match="inside a transaction"):
+            client.execute("SET helios.tenant_id = 'globex'")
+        client.execute("ROLLBACK")
+        assert ids(client) == [1, 2]
+
+
+def test_a_tenants_hint_and_set_do_nothing(operated: Estate) -> None:
+    with operated.connect("acme") as client:
+        assert ids(client, "/*helios:tenant=globex*/ SELECT id FROM orders ORDER BY id") == [1, 2]
+        client.execute("SET helios.tenant_id = 'globex'")
+        assert ids(client) == [1, 2]
+
+
+def test_a_whole_database_is_for_who_spans_all_tenants(operated: Estate) -> None:
+    with connect(operated, "ops", "@operated") as client:
+        assert ids(client) == [1, 2, 3, 4]
+        client.execute("CREATE TABLE migrated (tenant_id text NOT NULL, x int)")
+        client.execute("SET helios.tenant_id = 'umbrella'")
+        assert client.execute("SELECT current_database()").fetchone() == ("umbrella_db",)
+        client.execute("SET helios.tenant_id = '@operated'")
+        client.execute("DROP TABLE migrated")
+
+
+def test_a_deleted_operator_cannot_log_in(operated: Estate) -> None:
+    known = operated.operators.pop("ops")
+    try:
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            connect(operated, "ops", "acme")
+    finally:
+        operated.operators["ops"] = known
