@@ -8,23 +8,18 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.world import SEALED, VERIFIER, World
 
-from events import codec
 from events.commands import (
     ChangeTenant,
-    Command,
-    CommandRefused,
     DeleteTenant,
     DisableTenant,
     EnableTenant,
     PutInstallation,
     PutTenant,
     RecordProvisioned,
-    decide,
 )
 from events.facts import (
-    Commit,
-    Fact,
     InstallationChanged,
     TenantChanged,
     TenantCreated,
@@ -34,36 +29,6 @@ from events.facts import (
     TenantProvisioned,
     Undecodable,
 )
-from events.projection import Projection
-
-VERIFIER = "SCRAM-SHA-256$4096:c2FsdA==$a2V5:a2V5"
-SEALED = "sealed:1:0badcafe:AAAA"
-
-
-class World:
-    """A projection that takes commands at once, without a log."""
-
-    def __init__(self, *commands: Command) -> None:
-        self.projection = Projection()
-        for command in commands:
-            self.does(command)
-
-    def does(self, command: Command) -> list[Fact]:
-        facts = decide(self.projection, command)
-        if facts:
-            self.stores(command, *facts)
-        return facts
-
-    def stores(self, command: Command, *facts: Fact) -> None:
-        commit = Commit(command.command_id, "ann", "2025-01-01T00:00:00+00:00", facts)
-        sequence = self.projection.position + 1
-        stored = codec.decode(codec.encode(commit))
-        self.projection.apply(sequence, command.KIND, command.subject_id, stored)
-
-    def refuses(self, command: Command) -> dict[str, str]:
-        with pytest.raises(CommandRefused) as caught:
-            self.does(command)
-        return {mistake.path: mistake.message for mistake in caught.value.mistakes}
 
 
 def test_put_makes_then_changes_then_does_nothing() -> None:

@@ -47,6 +47,11 @@ def connect(made: Estate, name: str, database: str) -> psycopg.Connection:
     return made.connect(database, user=name, dbname=database)
 
 
+def refuses(made: Estate, name: str, database: str) -> None:
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        connect(made, name, database).close()
+
+
 def ids(client: psycopg.Connection, sql: str = "SELECT id FROM orders ORDER BY id") -> list[int]:
     return [row[0] for row in client.execute(sql)]
 
@@ -77,8 +82,7 @@ def test_an_operator_stays_with_its_tenants(operated: Estate) -> None:
             client.execute("SET helios.tenant_id = '@operated'")
         assert ids(client) == [1, 2]
     for database in ("initech", "@operated", "nobody"):
-        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
-            connect(operated, "agent", database)
+        refuses(operated, "agent", database)
 
 
 def test_inside_a_transaction_the_tenant_stays(operated: Estate) -> None:
@@ -111,7 +115,6 @@ def test_a_whole_database_is_for_who_spans_all_tenants(operated: Estate) -> None
 def test_a_deleted_operator_cannot_log_in(operated: Estate) -> None:
     known = operated.operators.pop("ops")
     try:
-        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
-            connect(operated, "ops", "acme")
+        refuses(operated, "ops", "acme")
     finally:
         operated.operators["ops"] = known

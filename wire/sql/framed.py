@@ -6,6 +6,8 @@ all texts of a template may do.
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Final
@@ -30,6 +32,7 @@ from wire.sql.qualified import Uses, split_path
 # RESET and SET … TO DEFAULT, and what search_path then is (where no schema bears a role's name).
 _TO_DEFAULT: Final = ("VAR_RESET", "VAR_SET_DEFAULT")
 _DEFAULT_PATH: Final = ("public",)
+_CHANNELS: Final = frozenset({"ListenStmt", "UnlistenStmt", "NotifyStmt"})
 # Prepared transactions outlive their session, and every client of a role may end them.
 _TWO_PHASE: Final = frozenset(
     ["TRANS_STMT_PREPARE", "TRANS_STMT_COMMIT_PREPARED", "TRANS_STMT_ROLLBACK_PREPARED"]
@@ -38,8 +41,12 @@ _TWO_PHASE: Final = frozenset(
 
 def ready(frame: Frame) -> None:
     """Loads what texts of the frame are read with, before the first of them comes."""
-    if frame.catalog is not None:
+    if frame.catalog is not None and "wire.sql.rows" not in sys.modules:
         from wire.sql import rows  # noqa: F401
+
+        # The second parser stays for ever: full collections of garbage, else 5 ms longer, need
+        # not go through it.
+        gc.freeze()
 
 
 def fit(
@@ -71,8 +78,18 @@ def fit(
         for _, name, args in uses.calls:
             if name == "set_config":
                 _setting(const(config_arguments(args)[0]) or "", None)
-    masks = mask(tree, text, start, end)
-    statement.edits = merged(own, namespace(tree, text, start, end), masks)
+    named: list[Edit] = []
+    if kind in _CHANNELS or statement.ddl or _calls_own(statement):
+        named = namespace(tree, text, start, end)
+    masks: list[Edit] = []
+    if any(is_masked(*relation) for relation in statement.relations):
+        masks = mask(tree, text, start, end)
+    statement.edits = merged(own, named, masks)
+
+
+def _calls_own(statement: Statement) -> bool:
+    """Whether it may call one of the functions for channels and locks (all are pg_…)."""
+    return any(name.rpartition(".")[2].startswith("pg_") for name in statement.functions)
 
 
 def _refuse(reason: str | None) -> None:

@@ -42,7 +42,9 @@ class Uses:
         while stack:
             node = stack.pop()
             if isinstance(node, list):
-                stack.extend(item for item in node if isinstance(item, (dict, list)))
+                for item in node:
+                    if isinstance(item, (dict, list)):
+                        stack.append(item)
                 continue
             for key, child in node.items():
                 if isinstance(child, list):
@@ -57,7 +59,8 @@ class Uses:
                     stack.append(child)
                 elif key in ("schemaname", "newschema", "local_schema") and child:
                     out.schemas.add(child)
-            _objects(out, node)
+            if out.ddl:
+                _objects(out, node)
 
     def _words(self, key: str, child: list[Any], node: dict[str, Any]) -> None:
         if key in _NAMES:

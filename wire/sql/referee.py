@@ -40,7 +40,7 @@ MAX_DEPTH: Final = 64
 MAX_SUBSCRIPTS: Final = 32
 # text(, date(, array[ … are first tried as types and then read again, so each level of them doubles
 # the time. From this level on we tell sqlglot that they are plain names.
-MAX_TYPE_DEPTH: Final = 3
+MAX_TYPE_DEPTH: Final = 2
 # From this length on lists of literals are cut short before the reading.
 LONG: Final = 4096
 

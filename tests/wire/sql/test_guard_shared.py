@@ -7,6 +7,7 @@ from support.shared_tables import VALUES, ask, catalog, forwarded, row_guard
 
 from events.model import Permissions, RateLimits
 from wire.errors import Forbidden, NotSupported
+from wire.sql import namespaces
 from wire.sql.frame import SHARED, Frame
 from wire.sql.guard import Analyser, Guard
 from wire.sql.qualified import split_path
@@ -186,6 +187,26 @@ def test_catalogs_that_tell_of_others_are_shown_in_part() -> None:
         text = forwarded(guard, "SELECT relname, reltuples FROM pg_class c WHERE relname = 'x'")
         assert b"(-1)::pg_catalog.float4 AS reltuples" in text
         assert forwarded(guard, "SELECT oid FROM pg_authid").startswith(b"refused")
+
+
+def test_functions_for_channels_and_locks_are_told_by_their_first_letters() -> None:
+    # framed.py looks for no others.
+    assert all(name.startswith("pg_") for name in namespaces._CALLED)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT U&\"pg\\005fnotify\"('chat', 'x')",
+        "SELECT 1 FROM orders WHERE pg_catalog.pg_try_advisory_lock(id)",
+        "WITH x AS (SELECT pg_notify('chat', 'x')) SELECT * FROM x",
+        "PREPARE p AS SELECT pg_advisory_lock(1)",
+    ],
+)
+def test_no_call_for_channels_and_locks_is_missed(sql: str) -> None:
+    for guard in (schema_guard(), row_guard()):
+        text = forwarded(guard, sql)
+        assert b"424242" in text or b"acme_" in text
 
 
 @pytest.mark.parametrize(

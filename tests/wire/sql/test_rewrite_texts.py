@@ -11,6 +11,8 @@ import pytest
 from support.rewriting import KINDS, STATEMENTS, catalog, literal, rewritten
 
 from wire.errors import Forbidden, NotSupported, TenantryError
+from wire.sql.analyse import parse
+from wire.sql.rewrite import rewrite
 from wire.sql.rewrite_check import check
 
 TEXTS_FILE = STATEMENTS.parent / "rewrite_texts.sql"
@@ -195,3 +197,16 @@ def test_long_chains_take_no_recursion() -> None:
     assert rewritten(joins, known).count("pg_catalog.=") == 300
     arms = " UNION ALL ".join(["SELECT id FROM orders"] * 300)
     assert rewritten(arms, known).count("pg_catalog.=") == 300
+
+
+def test_a_table_in_an_unknown_place_is_refused() -> None:
+    """Should the parser ever name tables where we do not look."""
+    text = b"SELECT 1 FROM orders"
+    tree = parse(text)[0]["stmt"]
+    table = {"relname": "orders", "relpersistence": "p", "location": 14}
+    tree["SelectStmt"]["novelty"] = {"Novelty": [{"RangeVar": table}]}
+    with pytest.raises(NotSupported, match="orders is named in a place"):
+        rewrite(tree, text, 0, len(text), catalog(KIND))
+    tree["SelectStmt"]["fromClause"] = [{"RangeVar": {"relpersistence": "p"}}]
+    with pytest.raises(NotSupported, match="cannot be kept"):
+        rewrite(tree, text, 0, len(text), catalog(KIND))
