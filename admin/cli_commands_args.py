@@ -6,7 +6,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
-from collections.abc import Callable, Coroutine
+import re
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Final
 
 from admin.cli_parts import as_json, command, config_file, data_dir, group, number
@@ -14,6 +15,8 @@ from admin.cli_parts import as_json, command, config_file, data_dir, group, numb
 if TYPE_CHECKING:
     from admin.cli_parts import Commands
 
+_ASSIGNMENT: Final = re.compile(r"[A-Za-z_][^\s=]*=")
+_WITH_VALUE: Final = ("--file", "--config", "--data-dir", "--command-id")
 _FORCE_PLACE: Final = "although its data is somewhere else already, where it stays"
 
 
@@ -51,6 +54,22 @@ def _common(made: argparse.ArgumentParser, *, sends: bool = True) -> None:
 def _settings(made: argparse.ArgumentParser) -> None:
     made.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="e.g. pool.min_idle=2")
     made.add_argument("--file", metavar="FILE", help="settings as TOML or JSON; -: standard input")
+    parse = made.parse_known_args
+
+    def mixed(
+        arguments: Sequence[str], namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """argparse takes a list of arguments in one piece only; people mix it with options."""
+        settings: list[str] = []
+        others: list[str] = []
+        for at, text in enumerate(arguments):
+            of_option = at > 0 and arguments[at - 1] in _WITH_VALUE
+            (settings if _ASSIGNMENT.match(text) and not of_option else others).append(text)
+        found, unknown = parse(others, namespace)
+        found.settings = [*found.settings, *settings]
+        return found, unknown
+
+    made.parse_known_args = mixed  # type: ignore[method-assign, assignment]
 
 
 def add_tenant_verbs(below: Commands) -> None:

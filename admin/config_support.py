@@ -139,7 +139,7 @@ def settle_methods(data: dict[str, Any], source: Source) -> None:
 
 def warn_unused(settings: Any, source: Source, key: Key = (), name: str = "") -> None:
     """A warning for each value in `settings` (only what was set) that has no effect."""
-    if isinstance(settings, dict) and name == "multi_tenancy.tiers":
+    if isinstance(settings, dict) and key == ("multi_tenancy", "tiers"):
         for tier, below in settings.items():
             warn_unused(below, source, (*key, tier), name)
     elif isinstance(settings, dict):

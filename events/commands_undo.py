@@ -127,7 +127,7 @@ def _made_or_deleted(
 
 def _back(undo: Undo, before: Settings, after: Settings, current: Settings) -> Settings:
     """The patch that brings what changed from `before` to `after` back, on top of `current`."""
-    back = diff(after, before)
+    back = _single(diff(after, before), after)
     if undo.force:
         return back
     mistakes = [
@@ -142,6 +142,17 @@ def _back(undo: Undo, before: Settings, after: Settings, current: Settings) -> S
     if mistakes:
         raise CommandRefused(mistakes, "changed")
     return back
+
+
+def _single(patch: Settings, settings: Settings) -> Settings:
+    """`patch` without taking whole tables away: what others have added to one stays."""
+    result: Settings = {}
+    for key, value in patch.items():
+        known = settings.get(key)
+        if value is None and isinstance(known, dict) and known:
+            value = dict.fromkeys(known)
+        result[key] = _single(value, known or {}) if isinstance(value, dict) else value
+    return result
 
 
 def _leaves(patch: Settings, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

@@ -83,7 +83,9 @@ class Connection:
         self._closing = True
         if self._redial is not None:
             self._redial.cancel()
-        await self.client.close()
+        # Its last flush may find the connection cut; it is closed all the same.
+        with contextlib.suppress(OSError, NatsError):
+            await self.client.close()
 
     @property
     def connected(self) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from nats.errors import NoRespondersError
 from support.desk import VAULT, Desk, at_desk, until
 from support.engines import Nats
-from support.nats import NatsServer
+from support.nats import Line, NatsServer
 
 from admin.control import Control
 from events import bus, snapshot
@@ -338,5 +338,26 @@ def test_the_trace_of_a_request_is_stored_with_it(nats_server: Nats) -> None:
         note = desk.notes.taken[-1]
         assert note["trace_id"] == "4bf92f3577b34da6a3ce929d0e0e4736"
         assert note["span_id"] == "00f067aa0ba902b7"
+
+    at_desk(nats_server, test)
+
+
+def test_one_id_across_reconnects_is_one_event(nats_server: Nats) -> None:
+    async def test(desk: Desk) -> None:
+        await desk.ask("acme.create")
+        async with Line(nats_server.url, nats_server.port) as line:
+            log = await ConfigLog.connect([line.url])
+            client = CommandClient(log, desk.token)
+            command = ChangeTenant(id="acme", patch={"name": "B"}, command_id="once")
+            sending = [
+                asyncio.get_running_loop().create_task(client.send(command)) for _ in range(50)
+            ]
+            for _ in range(5):
+                line.cut()
+                await asyncio.sleep(0.05)
+            answers = await asyncio.gather(*sending)
+            await log.close()
+        assert {answer["sequence"] for answer in answers} == {2}
+        assert await desk.stored() == 2
 
     at_desk(nats_server, test)

@@ -94,7 +94,8 @@ def setup(kind: Kind, *, alone: bool) -> str:
         _ROWS.format(tenant=tenant, base=100 * (number + 1), mark=f"{MARK}{number}")
         for number, tenant in enumerate(kind.others)
     )
-    return schema + mine + others + _STAGING
+    # Theirs come first: what is evaluated on all rows fails on one of theirs.
+    return schema + others + mine + _STAGING
 
 
 def catalog(kind: Kind, *, sealed: bool = False, rewriting: bool = True) -> Catalog:

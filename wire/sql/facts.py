@@ -101,13 +101,30 @@ def dump(facts: Facts) -> list[list[Any]]:
 def _plain(value: Any) -> Any:
     if isinstance(value, set):
         return sorted(value)
-    if isinstance(value, list):
-        # Bytes travel as the characters of Latin-1.
-        return [
-            [edit.start, edit.end, [part.decode("latin-1") for part in edit.parts], edit.holes]
-            for edit in value
-        ]
-    return value
+    return _plain_edits(value) if isinstance(value, list) else value
+
+
+def _plain_edits(edits: list[Edit]) -> dict[str, Any]:
+    """Edits by their texts, of which long statements have few: a row of VALUES has its neighbour's.
+
+    Bytes travel as the characters of Latin-1.
+    """
+    numbers: dict[tuple[tuple[bytes, ...], tuple[int, ...]], int] = {}
+    places: list[int] = []
+    for edit in edits:
+        number = numbers.setdefault((edit.parts, edit.holes), len(numbers))
+        places += (edit.start, edit.end, number)
+    texts = [[[part.decode("latin-1") for part in parts], holes] for parts, holes in numbers]
+    return {"texts": texts, "places": places}
+
+
+def _load_edits(plain: dict[str, Any]) -> list[Edit]:
+    texts = [
+        (tuple(part.encode("latin-1") for part in parts), tuple(holes))
+        for parts, holes in plain["texts"]
+    ]
+    places = iter(plain["places"])
+    return [Edit(start, end, *texts[text]) for start, end, text in zip(*[places] * 3, strict=True)]
 
 
 def load(plain: list[list[Any]]) -> Facts:
@@ -119,10 +136,7 @@ def load(plain: list[list[Any]]) -> Facts:
             if name == "relations":
                 statement.relations = {(schema, relation) for schema, relation in value}
             elif name == "edits":
-                statement.edits = [
-                    Edit(start, end, tuple(part.encode("latin-1") for part in parts), tuple(holes))
-                    for start, end, parts, holes in value
-                ]
+                statement.edits = _load_edits(value)
             else:
                 setattr(statement, name, set(value) if isinstance(value, list) else value)
         statements.extend([statement] * count)

@@ -28,6 +28,8 @@ from wire.sql.verdict import NONE, Effect, Verdict
 # Longer texts are parsed in a helper process: 8 KiB take at most 15 ms here (a typical text of that
 # size 1 ms), and at most 2 MB of the 8 MB stack of a main thread (see analyse.py).
 PARSE_HERE_MAX: Final = 8 * 1024
+# Among shared tables a text is read three times, and 2 KiB take as long.
+PARSE_ROWS_HERE_MAX: Final = 2 * 1024
 # Of the worker's time, what a tenant may use for the reading of texts in the loop: a burst in
 # seconds, and the share that it may go on with. Beyond it texts longer than SMALL are read by the
 # helper too, so that a flood of hard texts slows down its own tenant only.
@@ -180,6 +182,7 @@ class Guard:
         self._marked = analyser.frame.shared
         # A row of VALUES may get the tenant's value.
         self._rows = analyser.frame.catalog is None
+        self._parse_max = PARSE_HERE_MAX if self._rows else PARSE_ROWS_HERE_MAX
         self._key_of = b""
         self._last_key: bytes | None = None
         self._last_marks: list[int] = []
@@ -264,7 +267,7 @@ class Guard:
 
     def must_offload(self, sql: bytes) -> bool:
         """Whether the text must be parsed elsewhere: submit it to a helper, then `adopt`."""
-        limit = SMALL if self._overdrawn() else PARSE_HERE_MAX
+        limit = SMALL if self._overdrawn() else self._parse_max
         return len(sql) > limit and self._known(sql) is None
 
     def submit(self, sql: bytes) -> Future[Facts]:
@@ -293,7 +296,7 @@ class Guard:
             return self._too_large
         facts = self._known(sql)
         if facts is None:
-            if len(sql) > PARSE_HERE_MAX:
+            if len(sql) > self._parse_max:
                 facts = self.submit(sql).result()
             else:
                 started = monotonic()

@@ -19,15 +19,25 @@ from typing import IO, Any, Final
 
 import orjson
 
-from wire.errors import NotSupported, RateExceeded, SyntaxRefused, TenantryError, TooLarge
+from wire.errors import (
+    Forbidden,
+    NotSupported,
+    RateExceeded,
+    SyntaxRefused,
+    TenantryError,
+    TooLarge,
+)
 from wire.sql.analyse import analyse_or_refuse
 from wire.sql.facts import Facts, dump, load
 from wire.sql.frame import DATABASE, Frame
 from wire.sql.frame import load as load_frame
 
-PROCESSES: Final = 1  # the second core belongs to PostgreSQL as much as to us
+# Longer texts have a process of their own, so that the others never wait seconds. Among shared
+# tables the worst text of this length takes 0.1 s.
+LONG: Final = 16 * 1024
 MAX_WAITING: Final = 64  # texts; at 1 MB each what we are ready to hold for parsing
 CPU_SECONDS: Final = 3.0  # 100,000 ORs take 1.5; more is an attack or a mistake
+READINGS: Final = 2  # as much again among shared tables: 1 MB of rows in VALUES takes 3 seconds
 MEMORY: Final = 4 * 1024**3  # address space; 1 MB of "1+1+…" takes 150 MB for its tree
 FRAMES: Final = 8  # that a child remembers; a catalog of 1,000 tables takes 1 MB
 STACK: Final = 512 * 1024**2  # enough for the deepest tree of a text of 2 MB (see analyse.py)
@@ -35,6 +45,7 @@ STACK: Final = 512 * 1024**2  # enough for the deepest tree of a text of 2 MB (s
 _HEADER: Final = struct.Struct("!I")
 _PROGRAM: Final = "from wire.sql.helper import serve; serve()"
 _ERRORS: Final[dict[str, type[TenantryError]]] = {
+    "Forbidden": Forbidden,
     "SyntaxRefused": SyntaxRefused,
     "TooLarge": TooLarge,
     "NotSupported": NotSupported,
@@ -42,11 +53,14 @@ _ERRORS: Final[dict[str, type[TenantryError]]] = {
 
 
 class Helper:
-    """Some processes that parse. Close it, or its threads live as long as the interpreter."""
+    """Two processes that parse, one of them for long texts; each starts when it is needed.
 
-    def __init__(self, processes: int = PROCESSES, cpu_seconds: float = CPU_SECONDS) -> None:
+    Close it, or its threads live as long as the interpreter.
+    """
+
+    def __init__(self, cpu_seconds: float = CPU_SECONDS) -> None:
         self._cpu_seconds = cpu_seconds
-        self._threads = ThreadPoolExecutor(processes, thread_name_prefix="sql-helper")
+        self._threads = [ThreadPoolExecutor(1, f"sql-helper-{name}") for name in ("short", "long")]
         self._local = threading.local()
         self._lock = threading.Lock()
         self._children: set[subprocess.Popen[bytes]] = set()
@@ -63,19 +77,21 @@ class Helper:
                 return full
             self._waiting += 1
         try:
-            return self._threads.submit(self._ask, sql, frame)
+            return self._threads[len(sql) > LONG].submit(self._ask, sql, frame)
         except BaseException:
             self._done()
             raise
 
     def close(self) -> None:
         """Ends the processes; what is being parsed is refused, what waits is cancelled."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for thread in self._threads:
+            thread.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             children = list(self._children)
         for child in children:
             child.kill()
-        self._threads.shutdown(wait=True)
+        for thread in self._threads:
+            thread.shutdown(wait=True)
         for child in children:
             self._end(child)
 
@@ -111,15 +127,15 @@ class Helper:
         return _result(orjson.loads(answer))
 
     def _tell(self, stream: IO[bytes], frame: Frame) -> None:
-        """Says how the next text is to be read: by the frame's version, if the child has it."""
-        known: list[str] = self._local.frames
-        if frame.version in known:
-            write_frame(stream, frame.version.encode())
+        """Says how the next text is to be read: by the frame's digest, if the child has it."""
+        known: list[bytes] = self._local.frames
+        digest = frame.digest()
+        write_frame(stream, digest)
+        if digest in known:
             write_frame(stream, b"")
             return
-        write_frame(stream, frame.version.encode())
-        write_frame(stream, orjson.dumps(frame.dump()))
-        known.append(frame.version)
+        write_frame(stream, frame.dump())
+        known.append(digest)
         del known[:-FRAMES]  # as the child does
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -153,7 +169,7 @@ def _result(answer: dict[str, Any]) -> Facts:
     kind = _ERRORS.get(answer["error"], NotSupported)
     if kind is SyntaxRefused:
         return Facts([], SyntaxRefused(answer["message"], position=answer["position"]))
-    return Facts([], kind(answer["message"]))
+    return Facts([], kind(answer["message"], hint=answer["hint"]))
 
 
 _shared: Helper | None = None
@@ -205,22 +221,24 @@ def serve() -> None:
 
 def _serve(cpu_seconds: float) -> None:
     source = sys.stdin.buffer
-    frames: dict[str, Frame] = {}
-    while (version := read_frame(source)) is not None:
+    frames: dict[bytes, Frame] = {}
+    while (digest := read_frame(source)) is not None:
         definition = read_frame(source)
         sql = read_frame(source)
         if definition is None or sql is None:
             return
         if definition:
-            frames[version.decode()] = load_frame(orjson.loads(definition))
+            frames[digest] = load_frame(definition)
             while len(frames) > FRAMES:
                 del frames[next(iter(frames))]
         used = resource.getrusage(resource.RUSAGE_SELF)
-        limit = int(used.ru_utime + used.ru_stime + cpu_seconds) + 1
+        frame = frames[digest]
+        seconds = cpu_seconds if frame.catalog is None else cpu_seconds * READINGS
+        limit = int(used.ru_utime + used.ru_stime + seconds) + 1
         # Past this the kernel ends the process, wherever it is.
         resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
         try:
-            answer = _answer(analyse_or_refuse(sql, frames[version.decode()]))
+            answer = _answer(analyse_or_refuse(sql, frame))
         except MemoryError:
             answer = _answer(Facts([], TooLarge("statement is too complex to be judged")))
         write_frame(sys.stdout.buffer, orjson.dumps(answer))
@@ -231,4 +249,9 @@ def _answer(facts: Facts) -> dict[str, Any]:
     if error is None:
         return {"facts": dump(facts)}
     position = getattr(error, "position", 0)
-    return {"error": type(error).__name__, "message": error.message, "position": position}
+    return {
+        "error": type(error).__name__,
+        "message": error.message,
+        "hint": error.hint,
+        "position": position,
+    }

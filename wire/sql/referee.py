@@ -39,7 +39,7 @@ MAX_DEPTH: Final = 64
 # a[1][1]… costs the square of its length: 128 ms for 300. Arrays have six dimensions at most.
 MAX_SUBSCRIPTS: Final = 32
 # text(, date(, array[ … are first tried as types and then read again, so each level of them doubles
-# the time. From this level on we tell sqlglot that they are plain names.
+# the time. Deeper than this we tell sqlglot that they are plain names.
 MAX_TYPE_DEPTH: Final = 2
 # From this length on lists of literals are cut short before the reading.
 LONG: Final = 4096

@@ -15,6 +15,7 @@ from wire.sql.analyse import parse
 from wire.sql.catalog import GUARDED, Catalog, Relation
 from wire.sql.rewrite_errors import may_fail
 from wire.sql.rewrite_proof import (
+    COMMANDS,
     NAMES,
     Node,
     Scope,
@@ -27,14 +28,6 @@ from wire.sql.rewrite_proof import (
     tables,
 )
 
-_COMMANDS: Final = frozenset(
-    [
-        *("CallStmt", "ClosePortalStmt", "ConstraintsSetStmt", "DeallocateStmt", "DiscardStmt"),
-        *("DeclareCursorStmt", "ExecuteStmt", "FetchStmt", "ListenStmt", "NotifyStmt"),
-        *("PrepareStmt", "TransactionStmt", "UnlistenStmt", "VariableSetStmt"),
-        "VariableShowStmt",
-    ]
-)
 # Fields that are walked where their node is.
 _ELSEWHERE: Final = frozenset(
     ["fromClause", "larg", "rarg", "sourceRelation", "usingClause", "withClause"]
@@ -44,7 +37,8 @@ _LEFT_ONLY: Final = frozenset(["JOIN_INNER", "JOIN_RIGHT"])  # ON holds for all 
 _RIGHT_ONLY: Final = frozenset(["JOIN_INNER", "JOIN_LEFT"])
 
 # The conditions that rows of a table pass, each a set of keys() of tables: (set, rest) or None.
-_Pools = tuple[frozenset[tuple[str, ...]], "_Pools"] | None
+# (The rest is one of these again: mypyc does not survive a type that names itself.)
+_Pools = tuple[frozenset[tuple[str, ...]], Any] | None
 
 
 def check(sql: bytes, catalog: Catalog, value: bytes) -> str | None:
@@ -136,7 +130,7 @@ class _Check:
             self.known.update(id(each["RangeVar"]) for each in node.get("constraints", []))
         elif kind == "ExplainStmt":
             self._explain(node)
-        elif kind not in _COMMANDS:
+        elif kind not in COMMANDS:
             raise Uncovered(f"{kind} is not a statement of row tenants")
         self._any(node, scope)
 

@@ -50,7 +50,7 @@ class Items:
     def read(self, items: list[Any]) -> None:
         """Finds the tables and their places; queues whatever else stands in the items."""
         self._number(items)
-        stack = [(item, self._place) for item in reversed(items)]
+        stack = [(item, self._place) for item in items[::-1]]
         while stack:
             item, place = stack.pop()
             if "JoinExpr" in item:
@@ -68,7 +68,7 @@ class Items:
 
     def _number(self, items: list[Any]) -> None:
         """Numbers the joins in the order in which their conditions stand in the text."""
-        stack = [(item, False) for item in reversed(items)]
+        stack = [(item, False) for item in items[::-1]]
         while stack:
             item, done = stack.pop()
             join = item.get("JoinExpr")
@@ -91,7 +91,8 @@ class Items:
         left = right = place
         kind = join["jointype"]
         if kind == "JOIN_INNER":
-            if place == SELECT:
+            # Among conditions of equal cost the innermost are evaluated first.
+            if place == SELECT or (self._rewriter.first and own != SELECT):
                 left = right = own
         elif kind == "JOIN_LEFT":
             right = own

@@ -11,6 +11,15 @@ Node = dict[str, Any]
 Scope = frozenset[str]
 
 
+COMMANDS: Final = frozenset(
+    [
+        *("CallStmt", "ClosePortalStmt", "ConstraintsSetStmt", "DeallocateStmt", "DiscardStmt"),
+        *("DeclareCursorStmt", "ExecuteStmt", "FetchStmt", "ListenStmt", "NotifyStmt"),
+        *("PrepareStmt", "TransactionStmt", "UnlistenStmt", "VariableSetStmt"),
+        "VariableShowStmt",
+    ]
+)
+"""Statements that by themselves meet no rows."""
 NAMES: Final = frozenset(["A_Const", "ColumnRef", "ParamRef", "String"])
 """Nodes that hold no table."""
 _EQUAL: Final = "AEXPR_OP"

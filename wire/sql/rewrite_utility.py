@@ -74,7 +74,7 @@ def explain(rewriter: Rewriter, node: Node, scope: Scope) -> None:
             continue
         if name in _TELLING:
             # Only by these words: the guard takes texts that differ in literals for one.
-            if end - begin != 2 or text.word(begin + 1) not in _OFF:
+            if text.word(begin + 1) not in _OFF:
                 raise _told(name)
         elif name != "costs":
             raise NotSupported(

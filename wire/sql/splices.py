@@ -39,8 +39,13 @@ class Splices:
         self.lifted = lifted
         self.rows = rows
         self.size = 0
+        piece = b""
+        before: Edit | None = None
         for edit in edits:
-            piece = edit.filled(values)
+            # The rows of a long INSERT all get the same.
+            if before is None or edit.parts is not before.parts or edit.holes is not before.holes:
+                piece = edit.filled(values)
+            before = edit
             self.starts.append(edit.start)
             self.ends.append(edit.end)
             self.pieces.append(piece)

@@ -234,4 +234,4 @@ select * from t where current_date > date_trunc('month', a)
 select * into temp x from t
 select * into table x from t
 select * into unlogged x from t
-select array[x::numeric(10,2), array[1,2]], date(cast(x as varchar(10))), date(a::timestamp(3) with time zone), array[[1,2],array[3,4]], text(date(x)), array[date '2020-01-01', timestamp(3) '2020-01-01'], array[interval(3) '1', (select 1 from u)], array(select date(x) from v), array[varchar(3) 'a'] from t
+select array[x::numeric(10,2), array[1,2]], date(cast(x as varchar(10))), date(a::timestamp(3) with time zone), array[array[1,2],array[3,4]], text(date(x)), array[date '2020-01-01', timestamp(3) '2020-01-01'], array[interval(3) '1', (select 1 from u)], array(select date(x) from v), array[varchar(3) 'a'] from t

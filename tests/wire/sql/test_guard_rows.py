@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from support.edited import GAPS, LITERALS
 from support.shared_tables import VALUES, ask, catalog, forwarded, row_guard
 
-from wire.errors import NotSupported, TooLarge
+from wire.errors import Forbidden, NotSupported, TooLarge
 from wire.sql import verdict as v
 from wire.sql.analyse import analyse, analyse_or_refuse
+from wire.sql.catalog import Catalog
 from wire.sql.edits import HOLES, VALUE, Edit
 from wire.sql.facts import Facts, Statement, dump, load
 from wire.sql.frame import DATABASE, SHARED, Frame
+from wire.sql.frame import load as load_frame
 from wire.sql.guard import Analyser, Guard
 from wire.sql.helper import FRAMES, Helper
 
@@ -267,8 +269,20 @@ def test_the_helper_edits_as_we_do(helper: Helper) -> None:
         b"SELECT * FROM orders WHERE " + OWN + b" AND (id"
     )
     assert forwarded(row_guard(Analyser(frame)), sql) == guard.rewritten(sql, verdict)
-    refused = helper.submit(b"SELECT * FROM secrets", frame).result()
-    assert refused.refusal is not None
+    refused = helper.submit(b"SELECT * FROM secrets", frame).result().refusal
+    here = analyse_or_refuse(b"SELECT * FROM secrets", frame).refusal
+    assert isinstance(refused, Forbidden)
+    assert here is not None
+    assert (refused.message, refused.hint) == (here.message, here.hint)
+
+
+def test_long_texts_do_not_hold_up_the_others(helper: Helper) -> None:
+    frame = Frame(catalog(), shared=True)
+    long = b"SELECT * FROM orders WHERE " + b" OR ".join([b"id = 1"] * 50_000)
+    waits = helper.submit(long, frame)
+    assert helper.submit(b"SELECT * FROM orders", frame).result().refusal is None
+    assert not waits.done()
+    waits.result()
 
 
 def test_the_helper_keeps_some_frames_and_tells_them_apart(helper: Helper) -> None:
@@ -292,12 +306,15 @@ def test_facts_travel_with_their_edits() -> None:
 
 def test_a_frame_travels() -> None:
     frame = Frame(catalog(settings=frozenset({"app.tenant"})), shared=True)
-    from wire.sql.frame import load as load_frame
-
     again = load_frame(frame.dump())
+    assert frame.catalog is not None
     assert (again.version, again.shared) == (frame.version, frame.shared)
     assert again.catalog is not None
-    assert again.catalog.dump() == frame.dump()["catalog"]
+    assert again.dump() == frame.dump()
+    assert again.digest() == frame.digest()
+    # The version alone could be that of another database.
+    other = Frame(Catalog(frame.catalog.version, []), shared=True)
+    assert other.digest() != frame.digest()
     assert len(VALUES) == HOLES
 
 

@@ -8,7 +8,9 @@ import pytest
 from support.rewriting import KINDS, catalog, literal, rewritten, statements
 
 from wire.errors import TenantryError
-from wire.sql.rewrite_check import check
+from wire.sql.analyse import parse
+from wire.sql.rewrite_check import _Check, check
+from wire.sql.rewrite_proof import Uncovered
 
 KIND = KINDS["text"]
 KNOWN = catalog(KIND, sealed=True)
@@ -213,6 +215,14 @@ def test_where_the_database_alone_enforces_names_and_statements_are_still_checke
         "TRUNCATE orders",
     ):
         assert check(sql.encode(), known, literal(KIND)) is not None
+
+
+def test_a_table_in_an_unknown_place_is_unproven() -> None:
+    """Should the parser ever name tables where we do not look."""
+    tree = parse(b"SELECT 1")[0]["stmt"]
+    tree["SelectStmt"]["novelty"] = {"usingClause": [{"RangeVar": {"relpersistence": "p"}}]}
+    with pytest.raises(Uncovered, match="where none is expected"):
+        _Check(KNOWN, "acme").run(tree)
 
 
 def test_refusals_of_the_parser_are_told() -> None:

@@ -12,8 +12,10 @@ from support.rewriting import KINDS, STATEMENTS, catalog, literal, rewritten
 
 from wire.errors import Forbidden, NotSupported, TenantryError
 from wire.sql.analyse import parse
+from wire.sql.edits import apply
 from wire.sql.rewrite import rewrite
 from wire.sql.rewrite_check import check
+from wire.sql.rewrite_splice import INNER, OPEN, TAIL, Splice
 
 TEXTS_FILE = STATEMENTS.parent / "rewrite_texts.sql"
 KIND = KINDS["text"]
@@ -66,7 +68,7 @@ ALONE = [
     ("SELECT id FROM orders WHERE f(id)", "SELECT id FROM orders WHERE {orders!} AND (f(id))"),
     (
         "SELECT 1 FROM orders o JOIN items i ON 1 / i.qty = 1",
-        "SELECT 1 FROM orders o JOIN items i ON 1 / i.qty = 1 WHERE {o!} AND {i!}",
+        "SELECT 1 FROM orders o JOIN items i ON {o!} AND {i!} AND (1 / i.qty = 1)",
     ),
     ("UPDATE orders SET note = 'x'", "UPDATE orders SET note = 'x' WHERE {orders!}"),
     ("TABLE big_orders", "SELECT * FROM big_orders WHERE {big_orders!}"),
@@ -197,6 +199,18 @@ def test_long_chains_take_no_recursion() -> None:
     assert rewritten(joins, known).count("pg_catalog.=") == 300
     arms = " UNION ALL ".join(["SELECT id FROM orders"] * 300)
     assert rewritten(arms, known).count("pg_catalog.=") == 300
+
+
+def test_changes_that_overlap_are_refused() -> None:
+    splice = Splice()
+    splice.replace(4, 9, b"x")
+    splice.insert(9, INNER, b"after ", 0)
+    splice.insert(4, OPEN, b"before ")
+    splice.insert(9, TAIL, b"tail")
+    assert apply(b"0123456789", splice.edits(), [b"V"]) == b"0123before xafter Vtail9"
+    splice.insert(6, INNER, b"within")
+    with pytest.raises(NotSupported, match="within another"):
+        splice.edits()
 
 
 def test_a_table_in_an_unknown_place_is_refused() -> None:
