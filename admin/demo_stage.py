@@ -19,7 +19,13 @@ from events.projection import Projection
 
 USER: Final = "appuser"
 PASSWORD: Final = "apppass"  # noqa: S105 - the demo's, on loopback, printed anyway
-DATABASES: Final = {"acme": "shared_db", "widgetco": "widgetco_db", "trial": "shared_db"}
+DATABASES: Final = {
+    "acme": "shared_db",
+    "widgetco": "widgetco_db",
+    "trial": "shared_db",
+    "gamma": "market_db",
+    "epsilon": "market_db",
+}
 ACTOR: Final = "demo"
 # A change reaches open connections within milliseconds; this is for machines under load.
 PATIENCE_SECONDS: Final = 20.0

@@ -12,6 +12,7 @@ import psycopg
 from psycopg import sql
 
 from admin.demo_data import ACME, INSERTS, QUESTION, TABLES, WIDGETCO, Shop
+from admin.demo_isolation import attacks, branch, rows
 from admin.demo_log import describe, repeated
 from admin.demo_screen import told
 from admin.demo_stage import (
@@ -129,7 +130,7 @@ REFUSALS: Final = (
     ("trial", "INSERT INTO orders VALUES (99)", "42501"),
     ("trial", "SELECT * FROM acme.orders", "42501"),
     ("acme", "CREATE ROLE friend SUPERUSER", "42501"),
-    ("acme", "SET SESSION AUTHORIZATION postgres", "0A000"),
+    ("acme", "SET SESSION AUTHORIZATION postgres", "42501"),
 )
 
 
@@ -203,7 +204,7 @@ async def _burst(connection: Connection) -> tuple[int, psycopg.Error]:
     raise StepFailed(f"{BURST} statements at once were answered")
 
 
-# --- 7 -------------------------------------------------------------------------------------------
+# --- 10 ------------------------------------------------------------------------------------------
 
 
 async def live_change(stage: Stage) -> None:
@@ -240,7 +241,7 @@ async def live_change(stage: Stage) -> None:
     stage.screen.done("enabled again, it is let in again")
 
 
-# --- 8 -------------------------------------------------------------------------------------------
+# --- 11 ------------------------------------------------------------------------------------------
 
 
 async def show_log(stage: Stage) -> None:
@@ -270,6 +271,9 @@ STEPS: Final[tuple[tuple[str, str, Step], ...]] = (
     ("refusals", "What is refused, and why", refusals),
     ("logins", "What somebody learns who guesses", logins),
     ("limits", "Limits of the trial tenant: 100 rows, 1 second, 5 statements a second", limits),
+    ("rows", "Two tenants in the same tables", rows),
+    ("attacks", "A tenant that wants its neighbour's rows", attacks),
+    ("branch", "A tenant with a copy of a database", branch),
     ("live", "A change reaches open connections", live_change),
     ("history", "The events that led here", show_log),
 )

@@ -1,7 +1,7 @@
 """What judging costs, in microseconds: of known texts, known templates and unknown texts.
 
-Once for tenants with databases of their own, once for tenants whose rows lie in shared tables: there
-the rewriting is in it, and for unknown texts the second parser and the proof of what came out.
+Once for tenants with databases of their own, once for tenants whose rows lie in shared tables:
+there the rewriting is in it, and for unknown texts the second parser and the proof.
 
     python bench/guard.py
 

@@ -140,6 +140,8 @@ class DurableBus:
             message = coming.result()
         finally:
             coming.cancel()
+            # The library may turn the cancellation into an error of its own, which nobody wants.
+            await asyncio.gather(coming, return_exceptions=True)
         if message.reply:
             return message
         headers = message.headers or {}

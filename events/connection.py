@@ -154,8 +154,6 @@ class Connection:
     ) -> Msg:
         """One request and the first answer to it, given up as soon as the connection is lost (the
         client would sit out `wait`). Raises NatsError, OSError, TimeoutError."""
-        # The client library may write into the headers that it is given.
-        headers = None if headers is None else dict(headers)
         asking = self.client.request(subject, payload, timeout=wait, headers=headers)
         task = asyncio.get_running_loop().create_task(asking, name=f"request {subject}")
         try:

@@ -59,7 +59,7 @@ def test_every_step_is_checked_and_nothing_is_left_running(place: Home) -> None:
     assert first.returncode == 0, first.stdout + first.stderr
     for number, (_, title, _) in enumerate(STEPS, 1):
         assert f"[{number}/{len(STEPS)}] {title}" in first.stdout
-    assert "first start: 7 events" in first.stdout
+    assert "first start: 11 events" in first.stdout
     assert "Every step was as it should be." in first.stdout
     assert first.stderr == ""
     assert nothing_runs(place)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from pathlib import Path
 
 import pytest
 from support.nats import NatsServer
 
 from admin.control import Control
+from events import codec
+from events.bus_client import CommandClient
 from events.commands import ChangeTenant, DeleteTenant, PurgeTenant, PutTenant, PutUser, RemoveUser
 from events.keys import STREAM, KeyRing
 from events.log import ConfigLog
@@ -45,7 +48,7 @@ def files(folder: Path) -> bytes:
 def test_personal_data_is_nowhere_in_clear_and_gone_with_its_key(
     own_nats: NatsServer, tmp_path: Path
 ) -> None:
-    async def run() -> None:
+    async def run() -> bytes:
         control = await Control.open([own_nats.url], VAULT)
         execute = control.commander.execute
         await execute(PutTenant(id="acme", settings=PERSONAL), "ann")
@@ -74,19 +77,18 @@ def test_personal_data_is_nowhere_in_clear_and_gone_with_its_key(
         # A copy of the log from before, and the installation's key: nothing opens any more.
         copy = Projection((await _ring_of_nothing()).open)
         for message in raw:
-            from events import codec
-
             copy.apply(message.sequence, message.kind, message.id, codec.decode(message.data))
         erased = copy.tenant("acme")
         assert erased is not None
         assert (erased.name, erased.users, erased.metadata) == ("", (), {})
-        return stored["data"]
+        return base64.b64decode(stored["data"])
 
     sealed_key = asyncio.run(run())
+    assert b"sealed:1:" in sealed_key
     own_nats.stop()
     written = files(tmp_path / "store")
     assert b"acme" in written
-    for word in (*WORDS, b"Zwetschge", sealed_key.encode()):
+    for word in (*WORDS, b"Zwetschge", sealed_key):
         assert word not in written, word
 
 
@@ -157,3 +159,25 @@ def test_a_sealed_field_opens_in_its_own_place_only() -> None:
         "name": "Acme",
         "pool": {},
     }
+
+
+def test_a_durable_command_leaves_no_personal_data_behind(
+    own_nats: NatsServer, tmp_path: Path
+) -> None:
+    async def run() -> None:
+        control = await Control.open([own_nats.url], VAULT)
+        token, _ = control.service.signer.make("ann", "operator")
+        await CommandClient(control.log, token).store(PutTenant(id="acme", settings=PERSONAL))
+        assert b"Zebediah" in files(tmp_path / "store")
+        await control.serve_commands()
+        async with asyncio.timeout(10):
+            while control.service._durable.done == 0:
+                await asyncio.sleep(0.01)
+        assert control.projection.tenant("acme") is not None
+        await control.close()
+
+    asyncio.run(run())
+    own_nats.stop()
+    written = files(tmp_path / "store")
+    for word in WORDS:
+        assert word not in written, word

@@ -1,0 +1,301 @@
+"""The oracle: what a row tenant gets through the proxy, and what it gets from a database of its own.
+
+    with world(server, "both") as made:
+        found = made.compare("acme", Query("SELECT …"), "simple")
+
+Three tenants lie in shared tables behind a real wire path; each has a twin, a database of the same
+tables with that tenant's rows alone. A statement runs on both, and whatever a client sees must be
+the same: rows, names and types of columns, the command tag, SQLSTATE.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import psycopg
+from psycopg import sql
+from support.engines import Postgres
+from support.estate import Estate, estate, protect, tenant
+from support.oracle_data import SCHEMA, SHARED, TENANTS, WRITTEN, insert_rows, reference, rows
+
+from admin.provision_names import group_role
+
+ENFORCEMENTS: Final = ("both", "rewrite", "seal")
+DRIVES: Final = ("simple", "extended", "prepared", "binary")
+FIRST_USER_OID: Final = 16384
+# SQLSTATEs with which the proxy refuses what it cannot keep to the tenant's rows.
+REFUSALS: Final = frozenset(["0A000", "42501"])
+SETTINGS: Final = "-c timezone=UTC -c datestyle=ISO -c intervalstyle=postgres"
+_MARK: Final = "\x01"
+
+
+@dataclass(frozen=True)
+class Query:
+    """SQL with places for literals, \\x01: as SQL text (`inline`) or as typed parameters."""
+
+    text: str
+    literals: tuple[tuple[str, Any, str], ...] = ()  # SQL text, value, type
+    ordered: bool = False  # the order of the rows is part of the answer
+    copied: bool = False  # COPY … TO STDOUT
+
+    def inline(self) -> str:
+        pieces = self.text.split(_MARK)
+        rest = (piece for (text, _, _), piece in zip(self.literals, pieces[1:], strict=True)
+                for piece in (text, piece))
+        return pieces[0] + "".join(rest)
+
+    def template(self) -> str:
+        pieces = self.text.replace("%", "%%").split(_MARK)
+        rest = (piece for (_, _, type), piece in zip(self.literals, pieces[1:], strict=True)
+                for piece in (f"%s::{type}", piece))
+        return pieces[0] + "".join(rest)
+
+
+@dataclass
+class Answer:
+    """All that a client sees of a statement; `error` is a SQLSTATE."""
+
+    tag: str = ""
+    columns: list[tuple[str, str, int]] = field(default_factory=list)
+    rows: list[Any] = field(default_factory=list)
+    error: str = ""
+    message: str = ""
+
+    def same(self, other: Answer, ordered: bool) -> bool:
+        if self.error or other.error:
+            return self.error == other.error
+        mine, theirs = self.rows, other.rows
+        if not ordered:
+            mine, theirs = sorted(mine, key=repr), sorted(theirs, key=repr)
+        return (self.tag, self.columns, mine) == (other.tag, other.columns, theirs)
+
+    def __str__(self) -> str:
+        if self.error:
+            return f"{self.error} {self.message}"
+        return f"{self.tag} {self.columns} {self.rows[:6]}"
+
+
+class Side:
+    """One connection, and the names of the types that its database has."""
+
+    def __init__(self, connection: psycopg.Connection[Any], types: dict[int, str]) -> None:
+        self.connection = connection
+        self.types = types
+
+    def run(self, query: Query, drive: str) -> Answer:
+        connection = self.connection
+        try:
+            if query.copied:
+                with connection.cursor().copy(query.inline().encode()) as copy:
+                    return Answer("COPY", rows=[bytes(row) for row in copy])
+            if drive == "simple" or (drive != "prepared" and not query.literals):
+                cursor: Any = psycopg.ClientCursor(connection)
+                cursor.execute(query.inline().encode())
+            else:
+                cursor = connection.cursor(binary=drive == "binary")
+                values = [value for _, value, _ in query.literals]
+                prepare = True if drive == "prepared" else None
+                cursor.execute(query.template().encode(), values, prepare=prepare)
+        except psycopg.Error as error:
+            return Answer(error=error.sqlstate or "?", message=str(error))
+        return self.answer(cursor.pgresult)
+
+    def answer(self, result: Any) -> Answer:
+        columns = range(result.nfields)
+        described = [
+            (result.fname(n).decode(), self.name(result.ftype(n)), result.fmod(n)) for n in columns
+        ]
+        values = [
+            tuple(result.get_value(row, n) for n in columns) for row in range(result.ntuples)
+        ]
+        return Answer((result.command_status or b"").decode(), described, values)
+
+    def name(self, oid: int) -> str:
+        return str(oid) if oid < FIRST_USER_OID else self.types.get(oid, "?")
+
+
+@dataclass
+class Tally:
+    """What a run of statements has come to."""
+
+    seen: int = 0
+    equal: int = 0
+    errors: Counter[str] = field(default_factory=Counter)  # the same on both sides
+    refused: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+
+    def add(self, other: Tally) -> None:
+        self.seen += other.seen
+        self.equal += other.equal
+        self.errors += other.errors
+        self.refused += other.refused
+        self.examples = other.examples | self.examples
+        self.wrong += other.wrong
+
+    def count(self, name: str, query: Query, got: Answer, wanted: Answer) -> None:
+        self.seen += 1
+        if got.same(wanted, query.ordered):
+            self.equal += 1
+            if got.error:
+                self.errors[got.error] += 1
+        elif got.error in REFUSALS and not wanted.error:
+            reason = got.message.splitlines()[0]
+            self.refused[reason] += 1
+            self.examples.setdefault(reason, query.inline())
+        else:
+            self.wrong.append(f"{name}: {query.inline()}\n  got    {got}\n  wanted {wanted}")
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.seen} statements: {self.equal} equal ({sum(self.errors.values())} of them "
+            f"errors: {dict(self.errors)}), {self.refused.total()} refused, {len(self.wrong)} wrong"
+        ]
+        for reason, count in self.refused.most_common():
+            lines.append(f"  {count} × {reason}\n      {self.examples[reason]}")
+        return "\n".join(lines + self.wrong[:10])
+
+
+class World:
+    """The shared database with its proxy, and the tenants' twins."""
+
+    def __init__(self, made: Estate, enforcement: str, stack: contextlib.ExitStack) -> None:
+        self.made = made
+        self.enforcement = enforcement
+        self.database = _database(enforcement)
+        self.stack = stack
+        self.admin = stack.enter_context(_admin(made.server, self.database))
+        self.twin_admin: dict[str, psycopg.Connection[Any]] = {}
+        self.proxied: dict[str, Side] = {}
+        self.alone: dict[str, Side] = {}
+        for name in TENANTS:
+            twin = stack.enter_context(_admin(made.server, twin_name(enforcement, name)))
+            client = made.connect(f"{name}-{enforcement}", options=SETTINGS)
+            self.proxied[name] = Side(stack.enter_context(client), _types(self.admin))
+            self.alone[name] = Side(twin, _types(twin))
+
+    def pairs(self, tenant: str) -> tuple[Side, Side]:
+        return self.proxied[tenant], self.alone[tenant]
+
+    def compare(self, tenant: str, query: Query, drive: str, tally: Tally) -> None:
+        got, wanted = (side.run(query, drive) for side in self.pairs(tenant))
+        tally.count(f"{self.enforcement}, {tenant}, {drive}", query, got, wanted)
+
+    def contents(self, tenant: str) -> str:
+        """A digest of all rows of a tenant's in the shared tables."""
+        return _digest(self.admin, tenant)
+
+    def contents_alone(self, tenant: str) -> str:
+        """The same of its twin; of whatever tenant the rows are."""
+        return _digest(self.alone[tenant].connection, "")
+
+    def refill(self) -> None:
+        """All tables as they were in the beginning."""
+        for connection, names in [
+            (self.admin, TENANTS),
+            *((self.alone[name].connection, (name,)) for name in TENANTS),
+        ]:
+            with connection.transaction():
+                connection.execute(f"TRUNCATE {', '.join(WRITTEN)}".encode())
+                for name in names:
+                    insert_rows(connection, rows(name))
+
+
+def _database(enforcement: str) -> str:
+    return f"oracle_{enforcement}"
+
+
+def twin_name(enforcement: str, tenant: str) -> str:
+    return f"twin_{enforcement}_{tenant}"
+
+
+def _admin(server: Postgres, database: str) -> psycopg.Connection[Any]:
+    return server.connect(database, options=SETTINGS)
+
+
+def _types(connection: psycopg.Connection[Any]) -> dict[int, str]:
+    query = "SELECT oid, typname FROM pg_type WHERE oid >= 16384"
+    return dict(connection.execute(query).fetchall())
+
+
+def _digest(connection: psycopg.Connection[Any], tenant: str) -> str:
+    one = (
+        "SELECT {name} || ' ' || md5(coalesce(string_agg(t::text, chr(10) ORDER BY t::text"
+        " COLLATE \"C\"), '')) || ' ' || count(*) FROM {table} t WHERE tenant_id = {tenant}"
+        " OR {tenant} = ''"
+    )
+    query = sql.SQL(" UNION ALL ").join(
+        sql.SQL(one).format(name=sql.Literal(table), table=sql.SQL(table), tenant=tenant)
+        for table in WRITTEN
+    )
+    return "\n".join(row[0] for row in connection.execute(query))
+
+
+def checksum(*contents: str) -> str:
+    return hashlib.sha256("\n".join(contents).encode()).hexdigest()
+
+
+def _prepare(made: Estate, enforcement: str) -> None:
+    database = _database(enforcement)
+    with made.server.connect(database) as admin:
+        admin.execute(SCHEMA.format(tenant="tenant_id text NOT NULL").encode())
+        insert_rows(admin, reference())
+        for name in TENANTS:
+            insert_rows(admin, rows(name))
+        if enforcement == "rewrite":
+            # Nothing of the database's own: the tables are granted, no row is protected.
+            for operation in ("select", "insert", "update", "delete"):
+                role = sql.Identifier(group_role(operation, database))
+                admin.execute(
+                    sql.SQL(
+                        f"GRANT {operation} ON ALL TABLES IN SCHEMA public TO {{}}"
+                    ).format(role)
+                )
+    if enforcement != "rewrite":
+        protect(made, database, share=SHARED)
+
+
+def _make_twin(server: Postgres, enforcement: str, tenant: str) -> None:
+    name = twin_name(enforcement, tenant)
+    server.execute(f"CREATE DATABASE {name}")
+    with server.connect(name) as admin:
+        column = f"tenant_id text NOT NULL DEFAULT '{tenant}'"
+        admin.execute(SCHEMA.format(tenant=column).encode())
+        insert_rows(admin, reference())
+        insert_rows(admin, rows(tenant))
+
+
+@contextlib.contextmanager
+def world(server: Postgres, enforcement: str, budget: int = 3) -> Iterator[World]:
+    """`server` must be the test's own. So few servers that tenants take turns on them."""
+    tenants = [
+        tenant(
+            f"{name}-{enforcement}",
+            database_name=_database(enforcement),
+            tenant_value=name,
+            enforcement=enforcement,
+            shared_tables=list(SHARED),
+        )
+        for name in TENANTS
+    ]
+    for name in TENANTS:
+        _make_twin(server, enforcement, name)
+    with (
+        estate(
+            server, tenants, prepare=lambda made: _prepare(made, enforcement), budget=budget
+        ) as made,
+        contextlib.ExitStack() as stack,
+    ):
+        yield World(made, enforcement, stack)
+
+
+def run(made: World, queries: Sequence[Query], tally: Tally) -> None:
+    """All queries, each as another tenant and in another way than the one before."""
+    for number, query in enumerate(queries):
+        name = TENANTS[number % len(TENANTS)]
+        made.compare(name, query, DRIVES[number // len(TENANTS) % len(DRIVES)], tally)
