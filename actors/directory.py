@@ -9,9 +9,10 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from actors.dispatcher import Dispatcher
+from events.audit_sink import LOGIN_FAILED, REFUSED, AuditSink
 from events.model import Settings, Tenant
 from wire import errors as e
-from wire.ports import Lease, OperatorLogin, Tenants
+from wire.ports import NO_AUDIT, Lease, OperatorLogin, Tenants
 from wire.postgres.client import ClientConnection
 
 log = logging.getLogger("tenantry.directory")
@@ -32,6 +33,7 @@ class Directory(Tenants):
         prepare: Callable[[Tenant], Awaitable[None]],
         operator: Callable[[str], Settings | None] = lambda name: None,
         fresh: Callable[[], bool] = lambda: True,
+        audit: AuditSink = NO_AUDIT,
     ) -> None:
         self._tenant = tenant
         self._dispatcher = dispatcher
@@ -42,6 +44,7 @@ class Directory(Tenants):
         self._operator = operator
         # False when the configuration is older than the operator accepts: nobody logs in.
         self._fresh = fresh
+        self._audit = audit
 
     def verifier(self, tenant: str, user: str, address: str) -> str | None:
         found = self._tenant(tenant)
@@ -85,8 +88,18 @@ class Directory(Tenants):
     def closed(self, client: ClientConnection) -> None:
         self._dispatcher.connection_closed(client.tenant, client)
 
-    def refused(self, tenant: str, user: str) -> None:
-        log.info("login refused: tenant %r, user %r", tenant, user)
+    def refused(self, tenant: str, user: str, address: str) -> None:
+        # The audit tells equal ones once with a count; a line for each would be a flood.
+        log.debug("login refused: tenant %r, user %r, from %s", tenant, user, address)
+        self._audit.note(
+            LOGIN_FAILED,
+            tenant,
+            actor=user,
+            address=address,
+            outcome=REFUSED,
+            reason="wrong name or password",
+            sqlstate=e.AuthenticationFailed.sqlstate,
+        )
 
 
 def allowed(ranges: tuple[str, ...], address: str) -> bool:

@@ -50,6 +50,7 @@ class TenantLease(Lease):
             return RateExceeded(
                 f"more than {self.max_running} queries at a time",
                 hint="Wait for one to end (rate_limits.max_concurrent_queries).",
+                limit="concurrency",
             )
         if self.bucket.take():
             return None
@@ -58,6 +59,7 @@ class TenantLease(Lease):
             "query rate limit exceeded",
             hint=f"Retry after {wait} ms; the limit is {self.bucket.rate:g} queries per second "
             "(rate_limits.qps_limit).",
+            limit="qps",
         )
 
     def also(self, queries: int) -> None:
@@ -69,6 +71,7 @@ class TenantLease(Lease):
                 f"more than {self.max_pinned} clients keep a server for their session state",
                 hint="Drop temporary tables, UNLISTEN or unlock in another session "
                 "(rate_limits.max_pinned_servers).",
+                limit="pins",
             )
         self.meter.pinned += 1
         return None

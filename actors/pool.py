@@ -17,6 +17,7 @@ from wire import errors as e
 from wire.ports import Pool
 from wire.postgres import protocol as p
 from wire.postgres.connect import Target, connect
+from wire.postgres.noting import refused
 from wire.tasks import spawn
 
 if TYPE_CHECKING:
@@ -156,7 +157,9 @@ class TenantPool(Pool):
             client.acquire_failed(e.ServerUnavailable("the pool is being changed; try again"))
             return None
         if len(self.waiters) >= MAX_WAITING:
-            client.acquire_failed(e.TooManyConnections("too many clients wait for a server"))
+            client.acquire_failed(
+                e.TooManyConnections("too many clients wait for a server", limit="pool")
+            )
             return None
         self.waiters[client] = monotonic()
         self.grow()
@@ -375,6 +378,7 @@ class TenantPool(Pool):
                     e.TooManyConnections(
                         f"no server was free within {self.acquire_seconds:g} seconds",
                         hint="Use fewer connections or shorter transactions.",
+                        limit="pool",
                     )
                 )
         while self.idle and self.overdue(self.idle[0], now):
@@ -462,8 +466,9 @@ def check_duration(server: ServerConnection, now: float) -> None:
                 error = e.TimedOut(
                     f"query took longer than {limit:g} seconds",
                     hint="The limit is rate_limits.max_query_duration.",
+                    limit="duration",
                 )
-                client.meter.refused += 1
+                refused(client, error, server.sql)
                 server.cancel(error)
             elif busy > limit + CANCEL_GRACE_SECONDS:
                 client.end(e.TimedOut(f"query took longer than {limit:g} seconds"))
@@ -471,11 +476,18 @@ def check_duration(server: ServerConnection, now: float) -> None:
     elif in_block:
         limit = lease.max_idle_in_transaction_seconds
         if limit and now - server.idle_since > limit:
-            client.end(
-                e.IdleInTransaction("terminating connection due to idle-in-transaction timeout")
+            idle = e.IdleInTransaction(
+                "terminating connection due to idle-in-transaction timeout",
+                limit="idle_transaction",
             )
+            refused(client, idle, b"")
+            client.end(idle)
             return
     if in_block:
         limit = lease.max_transaction_seconds
         if limit and now - server.transaction_since > limit:
-            client.end(e.TransactionTimedOut("terminating connection due to transaction timeout"))
+            late = e.TransactionTimedOut(
+                "terminating connection due to transaction timeout", limit="transaction"
+            )
+            refused(client, late, server.sql)
+            client.end(late)

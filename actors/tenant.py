@@ -13,11 +13,12 @@ from actors.limits import TokenBucket
 from actors.messages import ConfigChanged, ConnectionClosed, ConnectionOpened, OpenLease, Tick
 from actors.pool import Budget, TenantPool
 from actors.runtime import AsyncioActor
+from events.audit_sink import AuditSink
 from events.installation import Installation
 from events.model import Tenant
 from events.usage import Delta
 from wire import errors as e
-from wire.ports import Meter
+from wire.ports import NO_AUDIT, Meter, Tracing
 from wire.postgres.client import ClientConnection
 from wire.postgres.connect import Target
 from wire.postgres.prepared import Statements
@@ -28,6 +29,8 @@ from wire.sql.guard import Analyser, Guard
 log = logging.getLogger("tenantry.tenant")
 
 NOT_AVAILABLE: Final = "the tenant is not available"
+# Who is connected is told this often when nothing changes; analytics forget it after 90. Seconds.
+TELL_SECONDS: Final = 30.0
 
 
 class Surroundings:
@@ -43,7 +46,11 @@ class Surroundings:
         workers: int,
         record: Callable[[str, Delta], None],
         commons: Commons,
+        audit: AuditSink = NO_AUDIT,
+        tracing: Tracing | None = None,
     ) -> None:
+        self.audit = audit
+        self.tracing = tracing
         self.commons = commons
         self.tenant = tenant
         self.target = target
@@ -64,7 +71,12 @@ class TenantActor(AsyncioActor):
         self.id = id
         self.around = around
         self.clients: set[ClientConnection] = set()
-        self.meter = Meter()
+        self.meter = Meter(around.audit, around.tracing)
+        self.meter.slow_seconds = around.installation.analytics.slow_query_ms / 1000.0
+        # Until when the time of connections is counted; what was told of now, and when.
+        self.counted_at = monotonic()
+        self.told = (0, 0, 0)
+        self.told_at = 0.0
         self.statements = Statements()
         self.bucket = TokenBucket(0.0, 1.0)
         self.tenant: Tenant | None = None
@@ -108,12 +120,15 @@ class TenantActor(AsyncioActor):
         limit = share(tenant.rate_limits.max_connections, self.around.workers)
         if limit and len(self.clients) >= limit:
             self.meter.refused += 1
+            self.meter.limited("connections")
             raise e.TooManyConnections(
                 f"more than {limit} connections",
                 hint="Close some (rate_limits.max_connections).",
+                limit="connections",
             )
         if client.closed:
             raise e.ShuttingDown("the client has gone")
+        self.count_time()
         self.clients.add(client)
         self.meter.connections += 1
         self.meter.clients = len(self.clients)
@@ -122,6 +137,7 @@ class TenantActor(AsyncioActor):
     def adopt(self, client: object) -> None:
         """Take over a client that the actor before this one has let in."""
         if isinstance(client, ClientConnection) and not client.closed and self.lease is not None:
+            self.count_time()
             self.clients.add(client)
             client.lease = self.lease
             client.meter = self.meter
@@ -129,6 +145,7 @@ class TenantActor(AsyncioActor):
 
     def close(self, client: object) -> None:
         if isinstance(client, ClientConnection):
+            self.count_time()
             self.clients.discard(client)
             self.meter.clients = len(self.clients)
 
@@ -258,11 +275,36 @@ class TenantActor(AsyncioActor):
         self.collect()
 
     def collect(self) -> None:
-        """Hand on what has been used since the last time."""
+        """Hand on what has been used since the last time, when that is anything, or when there
+        are other clients or servers than were told; at least every TELL_SECONDS with clients."""
         meter = self.meter
-        if not (meter.queries or meter.refused or meter.connections or meter.bytes_in):
+        pool = self.pool
+        servers = idle = 0
+        if pool is not None:
+            # Idle servers that tenants have in common are nobody's.
+            idle = len(pool.idle) if pool.shelf is None else 0
+            servers = len(pool.lent) + idle
+        present = (len(self.clients), servers, idle)
+        now = monotonic()
+        used = meter.queries or meter.refused or meter.connections or meter.bytes_in
+        if (
+            not (used or meter.rows_out or meter.limits or meter.latency)
+            and present == self.told
+            and (not self.clients or now - self.told_at < TELL_SECONDS)
+        ):
             return
+        self.count_time()
+        self.told, self.told_at = present, now
         delta = Delta(
+            clients=present[0],
+            servers=servers,
+            servers_idle=idle,
+            rows_written=meter.rows_written,
+            connection_seconds=meter.connection_seconds,
+            slow_queries=meter.slow_queries,
+            latency_seconds=meter.latency_seconds,
+            limits=meter.limits,
+            latency=meter.latency,
             queries=meter.queries,
             errors=meter.errors,
             refused=meter.refused,
@@ -275,6 +317,12 @@ class TenantActor(AsyncioActor):
         )
         meter.reset()
         self.around.record(self.id, delta)
+
+    def count_time(self) -> None:
+        """Called before the number of clients changes: they have all been there until now."""
+        now = monotonic()
+        self.meter.connection_seconds += len(self.clients) * (now - self.counted_at)
+        self.counted_at = now
 
 
 def shares_servers(tenant: Tenant, mode: str) -> bool:

@@ -25,7 +25,7 @@ from admin.provision import MAINTENANCE_DATABASE, open_admin, provision, provisi
 from admin.provision_plan import ProvisioningFailed, plan
 from admin.provision_steps import Connection, rows
 from events.commands import RecordProvisioned
-from events.installation import Node
+from events.installation import Installation, Node
 from events.model import Tenant
 
 ACTOR: Final = "branches command"
@@ -98,7 +98,7 @@ def refresh(tenant: str, data_dir: Path, config: Path | None, *, yes: bool, as_j
                 previous=found.provisioned,
             )
             command = RecordProvisioned(id=found.id, **made.model_dump())
-            await place.control.commander.execute(command, ACTOR)
+            await _record(place.control, data_dir, command)
             for note in notes:
                 print(note, file=sys.stderr)
             return next(each for each in await _branches(place) if each.tenant == found.id)
@@ -125,7 +125,7 @@ def drop(tenant: str, data_dir: Path, config: Path | None, *, yes: bool, as_json
             if found.provisioned is not None:
                 gone = found.provisioned.model_copy(update={"fingerprint": ""})
                 command = RecordProvisioned(id=found.id, **gone.model_dump())
-                await place.control.commander.execute(command, ACTOR)
+                await _record(place.control, data_dir, command)
             return next(each for each in await _branches(place) if each.tenant == found.id)
 
     branch = _run(work())
@@ -152,6 +152,11 @@ async def _open(data_dir: Path, config: Path | None) -> AsyncIterator[_Place]:
         node = node_of(data_dir, control)
         async with await open_admin(node, node.password, MAINTENANCE_DATABASE) as conn:
             yield _Place(control, node, conn)
+
+
+async def _record(control: Control, data_dir: Path, command: RecordProvisioned) -> None:
+    control.open_audit(data_dir, control.projection.installation() or Installation(), "command")
+    await control.execute(command, ACTOR)
 
 
 def _tenant(control: Control, id: str) -> Tenant:

@@ -17,6 +17,7 @@ from admin.control import Control
 from admin.failure import FAILED, MISTAKE, WrongFile
 from admin.find_log import open_log
 from events.commands import Command, PutInstallation, PutTenant, PutTier
+from events.installation import Installation
 from events.settings import diff
 
 ACTOR = "tenantry apply"
@@ -47,7 +48,9 @@ async def _apply(file: Path, data_dir: Path, config: Path | None, dry_run: bool)
         planned = await control.plan(loaded)
         told = [line for command in planned.commands for line in changes(control, command)]
         if not dry_run:
-            await control.commander.execute_all(planned.commands, ACTOR)
+            installation = control.projection.installation() or Installation()
+            control.open_audit(data_dir, installation, "command")
+            await control.execute_all(planned.commands, ACTOR)
     for line in told or ["nothing to change"]:
         print(line)
     for sentence in planned.refused:

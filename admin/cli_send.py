@@ -22,6 +22,7 @@ from admin.find_log import connect_log
 from events.bus_client import CommandClient
 from events.commands_model import Command
 from events.history import compare, standing, tenant_at
+from events.keys import KeyRing
 from events.log import ConfigLog
 from events.secrets import Vault
 from events.settings import merge
@@ -84,13 +85,15 @@ async def send(given: argparse.Namespace, command: Command, done: str) -> int:
         if given.json:
             print(orjson.dumps(answer, option=orjson.OPT_INDENT_2).decode())
         elif answer["accepted"]:
-            await _tell(source, command, answer, done)
+            await _tell(source, vault, command, answer, done)
     if not given.json and not answer["accepted"]:
         tell_mistakes(answer)
     return 0 if answer["accepted"] else EXIT_CODES.get(answer["code"], FAILED)
 
 
-async def _tell(source: ConfigLog, command: Command, answer: dict[str, Any], done: str) -> None:
+async def _tell(
+    source: ConfigLog, vault: Vault, command: Command, answer: dict[str, Any], done: str
+) -> None:
     if answer["repeated"]:
         print(f"done before, at event {answer['sequence']}")
         return
@@ -102,7 +105,7 @@ async def _tell(source: ConfigLog, command: Command, answer: dict[str, Any], don
     else:
         print(f"{done} (event {answer['sequence']})")
     if command.kind == "tenant":
-        await _show_changes(source, command.subject_id, answer)
+        await _show_changes(source, vault, command.subject_id, answer)
     else:
         for each in answer["events"]:
             settings = each["data"].get("settings")
@@ -110,10 +113,12 @@ async def _tell(source: ConfigLog, command: Command, answer: dict[str, Any], don
                 print_changes(compare({}, settings))
 
 
-async def _show_changes(source: ConfigLog, id: str, answer: dict[str, Any]) -> None:
+async def _show_changes(source: ConfigLog, vault: Vault, id: str, answer: dict[str, Any]) -> None:
     """Each setting that differs: what it was, what it is."""
     before_it = answer["sequence"] if answer["dry_run"] else answer["sequence"] - 1
-    state = await tenant_at(source, id, before_it)
+    keys = KeyRing(source, vault)
+    await keys.ready(id)
+    state = await tenant_at(source, id, before_it, opener=keys.open)
     _, before = standing(state, "tenant", id)
     after = dict(before)
     for each in answer["events"]:

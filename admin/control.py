@@ -10,25 +10,37 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
 
+from pykka import ActorDeadError
+
+from actors.analytics import Analytics, Ready
+from actors.reference import AsyncioActorRef
 from admin.apply import Plan, plan
+from admin.books import note_commands, note_refused, open_audit
 from admin.command_service import CommandService
 from admin.config import Loaded
 from admin.engine_process import Say
 from admin.provisioner import Provisioner
 from admin.restarts import Restarts
 from events import snapshot
+from events.audit_publisher import AuditPublisher
 from events.audit_sink import AuditSink
-from events.commander import Commander
-from events.installation import Node
+from events.commander import Accepted, Commander
+from events.commands import Command, CommandRefused
+from events.facts import KIND_TENANT
+from events.installation import Installation, Node
 from events.keys import KeyRing
 from events.log import ConfigLog
 from events.projection import Projection
 from events.secrets import Vault
+from events.stream import Conflict
 from wire.tasks import spawn
 
 log = logging.getLogger("tenantry.control")
@@ -39,6 +51,10 @@ PATIENCE: Final = 10.0
 # How often the first provisioning is looked at, and how often people hear of it. Seconds.
 LOOK_SECONDS: Final = 0.02
 TELL_SECONDS: Final = 2.0
+# How often analytics are asked whether they have caught up. Seconds.
+LOOK_READY_SECONDS: Final = 0.2
+# What the audit calls the way by which a file's commands came.
+FILE_SURFACE: Final = "file"
 
 
 @dataclass(frozen=True)
@@ -69,6 +85,15 @@ class Control:
         self.commander = Commander(log, self.projection, self.keys)
         self.provisioner: Provisioner | None = None
         self.service = CommandService(log, self.commander, self.projection, vault, self.keys)
+        self.audit: AuditSink = AuditSink()
+        self._publisher: AuditPublisher | None = None
+        self._auditing: asyncio.Task[None] | None = None
+        # What all tenants use, while it is kept (`follow`); whether it has caught up.
+        self.analytics: AsyncioActorRef[Analytics] | None = None
+        self.analytics_ready = False
+        self._analysing: asyncio.Task[None] | None = None
+        # Worker processes that live, and that should.
+        self.workers: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self._following: asyncio.Task[None] | None = None
         self._saving: asyncio.Task[None] | None = None
         self._keeping: asyncio.Task[None] | None = None
@@ -111,9 +136,89 @@ class Control:
         Raises CommandRefused, Conflict, LogError, SecretError.
         """
         planned = await self.plan(loaded)
-        accepted = await self.commander.execute_all(planned.commands, actor)
+        accepted = await self.execute_all(planned.commands, actor)
         changed = sum(1 for each in accepted if each.events)
         return Applied(changed, planned.unlisted, planned.refused)
+
+    async def execute_all(self, commands: Sequence[Command], actor: str) -> list[Accepted]:
+        """Carry out all of a file's commands or none, as Commander.execute_all, and tell the
+        audit."""
+        try:
+            accepted = await self.commander.execute_all(commands, actor)
+        except (CommandRefused, Conflict) as error:
+            note_refused(self.audit, type(error).__name__, actor, FILE_SURFACE)
+            raise
+        note_commands(self.audit, commands, accepted, actor, FILE_SURFACE)
+        return accepted
+
+    # --- the audit -------------------------------------------------------------------------------
+
+    def open_audit(self, data: Path, installation: Installation, writer: str = "control") -> None:
+        """Tell the audit of what is done here, from now on; `data` is the data directory."""
+        audit = open_audit(
+            self.log.nats,
+            data,
+            writer,
+            self.vault,
+            installation,
+            lambda id: self.projection.version_of(KIND_TENANT, id) > 0,
+        )
+        self.audit = self.service.audit = self._publisher = audit
+        self._auditing = spawn(audit.run(), name="audit")
+
+    async def _close_audit(self) -> None:
+        publisher, self._publisher = self._publisher, None
+        if publisher is not None and self._auditing is not None:
+            self.audit = self.service.audit = AuditSink()
+            await _end(self._auditing)
+            await publisher.close()
+
+    # --- analytics and health --------------------------------------------------------------------
+
+    async def _analyse(self) -> None:
+        """Keep the actor that knows what tenants use alive, and know when it has caught up."""
+        restarts = Restarts()
+        while True:
+            installation = self.projection.installation() or Installation()
+            ref = Analytics.start(self.log.nats, installation.analytics.detailed_tenants)
+            self.analytics = ref
+            gone = asyncio.get_running_loop().create_future()
+            ref.watch(partial(_gone, gone))
+            try:
+                while not gone.done():
+                    if not self.analytics_ready:
+                        with contextlib.suppress(ActorDeadError):
+                            self.analytics_ready = await ref.ask(Ready())
+                    wait = None if self.analytics_ready else LOOK_READY_SECONDS
+                    await asyncio.wait((gone,), timeout=wait)
+            finally:
+                self.analytics = None
+                self.analytics_ready = False
+                await ref.stop()
+            log.error("analytics failed (%r); starting again", gone.result())
+            await asyncio.sleep(restarts.pause(time.monotonic()))
+
+    def health(self) -> dict[str, Any]:
+        """How the installation is, without asking anybody; `ready` when all of it works.
+
+        `staleness_seconds` is None before the log was read; `analytics_ready` is None without
+        analytics.
+        """
+        staleness = self.log.staleness()
+        alive, wanted = self.workers()
+        pending = 0 if self.provisioner is None else self.provisioner.untried
+        failing = 0 if self.provisioner is None else len(self.provisioner.reasons)
+        analytics = None if self._analysing is None else self.analytics_ready
+        return {
+            "ready": self.log.connected and alive >= wanted and analytics is not False,
+            "log_connected": self.log.connected,
+            "staleness_seconds": None if math.isinf(staleness) else round(staleness, 3),
+            "position": self.projection.position,
+            "workers": {"alive": alive, "wanted": wanted},
+            "provisioning_pending": pending,
+            "provisioning_failing": failing,
+            "analytics_ready": analytics,
+        }
 
     # --- work in the background ------------------------------------------------------------------
 
@@ -123,6 +228,9 @@ class Control:
         self._keeping = spawn(self.keys.follow(make=True), name="control follows the keys")
         saving = snapshot.keep_saving(self.log, self.vault, self.projection)
         self._saving = spawn(saving, name="snapshots")
+        installation = self.projection.installation()
+        if installation is None or installation.analytics.enabled:
+            self._analysing = spawn(self._analyse(), name="analytics")
 
     async def _follow(self) -> None:
         restarts = Restarts()
@@ -136,7 +244,7 @@ class Control:
     async def serve_commands(self, audit: AuditSink | None = None) -> None:
         """Take commands over NATS, from now on. Raises NatsError, OSError."""
         if audit is not None:
-            self.service.audit = audit
+            self.audit = self.service.audit = audit
         await self.service.start()
 
     async def provision_on(self, node: Node, password: str) -> None:
@@ -151,10 +259,16 @@ class Control:
         never = asyncio.Event()
         while True:
             try:
-                await provisioner.run(self.projection, self.commander, self.vault, never)
+                await provisioner.run(self.projection, self, self.vault, never)
             except Exception:
                 log.exception("provisioning failed; trying again")
             await asyncio.sleep(restarts.pause(time.monotonic()))
+
+    async def execute(self, command: Command, actor: str) -> Accepted:
+        """One command of a part of Tenantry's own, told to the audit. Raises as the Commander."""
+        accepted = await self.commander.execute(command, actor)
+        note_commands(self.audit, [command], [accepted], actor, actor)
+        return accepted
 
     async def provisioned_once(self, seconds: float, say: Say) -> bool:
         """Wait until each tenant has been tried, `seconds` at most; False when some are left."""
@@ -184,10 +298,20 @@ class Control:
         """Stop; what provisioning leaves half done is finished by the next one."""
         await self.service.stop()
         await self._stop_provisioning()
-        for task in (self._following, self._saving, self._keeping):
+        for task in (self._following, self._saving, self._keeping, self._analysing):
             if task is not None:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
-        self._following = self._saving = self._keeping = None
+                await _end(task)
+        self._following = self._saving = self._keeping = self._analysing = None
+        await self._close_audit()
         await self.log.close()
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def _gone(future: asyncio.Future[BaseException | None], cause: BaseException | None) -> None:
+    if not future.done():
+        future.set_result(cause)

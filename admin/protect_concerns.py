@@ -6,6 +6,7 @@ columns under the same name has to be accepted again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -22,6 +23,9 @@ _KEYS: Final = {
     "unique": "unique key",
     "exclusion": "exclusion constraint",
 }
+# What PostgreSQL writes at the end of a constraint's definition.
+_DEFERRABLE: Final = re.compile(r" DEFERRABLE( INITIALLY DEFERRED)?(?=( NOT VALID)?$)")
+_NAME_MAX: Final = 63
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,9 @@ def concerns(
     """All of them, the accepted ones too."""
     found = [
         *(each for table in facts.tables for each in _of_table(table, facts)),
-        *_keys(facts),
+        # Corrected in this order: a primary key stays while foreign keys refer to it alone.
         *_foreign_keys(facts, shared),
+        *_keys(facts),
         *_attached(facts),
         *_views(facts, shared),
         *_open_others(facts, shared),
@@ -130,7 +135,7 @@ def _of_table(table: Table, facts: Facts) -> Iterator[Concern]:
 
 
 def _keys(facts: Facts) -> Iterator[Concern]:
-    for oid, name, kind, definition, constraint, columns, generated in facts.keys:
+    for oid, name, kind, definition, constraint, _, generated in facts.keys:
         table = facts.table(oid)
         assert table is not None, "keys are found by their tables"
         what = f"{_KEYS[kind]} {name} without the tenant column: tells whether others have a value"
@@ -139,25 +144,28 @@ def _keys(facts: Facts) -> Iterator[Concern]:
             f"{table.label}.{name}",
             kind,
             what,
-            _key_fix(table, name, kind, constraint, columns, facts.column),
+            _key_fix(table, name, kind, constraint, definition, facts.column),
             definition,
             generated=generated and kind == "primary",
         )
 
 
 def _key_fix(
-    table: Table, name: str, kind: str, constraint: bool, columns: Sequence[str], tenant: str
+    table: Table, name: str, kind: str, constraint: bool, definition: str, tenant: str
 ) -> str:
-    if kind == "exclusion" or not columns:
+    """The same key behind the tenant column: whatever else its definition says stays."""
+    if kind == "exclusion":
         return ""
-    key = _columns([tenant, *columns])
+    column = sql.Identifier(tenant).as_string(None)
     if not constraint:
-        text = "DROP INDEX {}; CREATE UNIQUE INDEX {} ON {} {}"
+        before, using, rest = definition.partition(" USING btree (")
         index = sql.Identifier(table.schema, name)
-        return _text(text, index, sql.Identifier(name), table.identifier, key)
-    text = "ALTER TABLE {} DROP CONSTRAINT {}, ADD CONSTRAINT {} {} {}"
-    words = sql.SQL("PRIMARY KEY" if kind == "primary" else "UNIQUE")
-    return _text(text, table.identifier, sql.Identifier(name), sql.Identifier(name), words, key)
+        made = sql.SQL(f"{before}{using}{column}, {rest}")
+        return _text("DROP INDEX {}; {}", index, made)
+    words, _, rest = definition.partition("(")
+    made = sql.SQL(f"{words}({column}, {rest}")
+    text = "ALTER TABLE {} DROP CONSTRAINT {}, ADD CONSTRAINT {} {}"
+    return _text(text, table.identifier, sql.Identifier(name), sql.Identifier(name), made)
 
 
 def _foreign_keys(facts: Facts, shared: Sequence[str]) -> Iterator[Concern]:
@@ -185,7 +193,7 @@ def _foreign_keys(facts: Facts, shared: Sequence[str]) -> Iterator[Concern]:
 
 
 def _foreign_fix(table: Table, target: Table, row: Row, facts: Facts) -> str:
-    _, _, name, _, columns, others, on_delete, on_update, _ = row
+    _, _, name, definition, columns, others, on_delete, on_update, _ = row
     own = _columns([facts.column, *columns])
     theirs = _columns([facts.column, *others])
     actions = ""
@@ -195,11 +203,16 @@ def _foreign_fix(table: Table, target: Table, row: Row, facts: Facts) -> str:
         actions += f" {_columns(columns).as_string(None)}" if on_delete in "nd" else ""
     if on_update in _ACTIONS:
         actions += f" ON UPDATE {_ACTIONS[on_update]}"
-    unique = _text("ALTER TABLE {} ADD UNIQUE {}", target.identifier, theirs)
+    # Foreign keys that refer to the same columns need one index only.
+    index = sql.Identifier(f"{target.name}_{facts.column}_{'_'.join(others)}_key"[:_NAME_MAX])
+    unique = _text(
+        "CREATE UNIQUE INDEX IF NOT EXISTS {} ON {} {}", index, target.identifier, theirs
+    )
+    found = _DEFERRABLE.search(definition)
     changed = _text(
         "ALTER TABLE {} DROP CONSTRAINT {}, ADD CONSTRAINT {} FOREIGN KEY {} REFERENCES {} {}{}",
         *(table.identifier, sql.Identifier(name), sql.Identifier(name), own),
-        *(target.identifier, theirs, sql.SQL(actions)),
+        *(target.identifier, theirs, sql.SQL(actions + (found[0] if found else ""))),
     )
     return f"{unique} {changed}"
 

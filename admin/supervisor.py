@@ -157,7 +157,16 @@ class Supervisor:
         self._control = await Control.open(
             self._engines.servers(), self._vault, replicas=replicas, name="control"
         )
+        known = installation or self._control.projection.installation()
+        self._control.open_audit(self._data.path, known or self._installation)
+        self._control.workers = self._count_workers
         return self._control
+
+    def _count_workers(self) -> tuple[int, int]:
+        """How many workers live, and how many should."""
+        if self._workers == 0:
+            return int(self._inside is not None), 1
+        return sum(keeper.pid is not None for keeper in self._keepers), self._workers
 
     async def _put_to_work(self, control: Control, node: Node) -> None:
         control.follow()

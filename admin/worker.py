@@ -22,10 +22,14 @@ from actors.directory import Directory
 from actors.dispatcher import Dispatcher
 from actors.pool import Budget
 from actors.tenant import Surroundings, TenantActor
+from admin.books import open_audit
 from admin.catalog_reader import CatalogReader
 from admin.data_dir import socket_folder
 from admin.operator_access import is_whole, whole_database, whole_target
 from admin.provision_sql import row_role
+from events import snapshot
+from events.audit_publisher import AuditPublisher
+from events.audit_sink import CONFIG_CHANGE, OK
 from events.facts import KIND_INSTALLATION, KIND_OPERATOR, KIND_TENANT, KIND_TIER
 from events.installation import Installation, Node
 from events.keys import KeyRing
@@ -33,7 +37,8 @@ from events.log import ConfigLog
 from events.model import Settings, Tenant
 from events.projection import Projection
 from events.secrets import Vault, tenant_purpose
-from events.usage import UsagePublisher
+from events.spool import Spool
+from events.usage import USAGE_FOLDER, UsagePublisher
 from wire.errors import ServerUnavailable, TenantryError
 from wire.postgres.connect import Target
 from wire.postgres.listener import Listener
@@ -82,6 +87,8 @@ class Worker:
         self.projection = Projection(remember_commands=False)
         self.log: ConfigLog | None = None
         self.usage: UsagePublisher | None = None
+        self.audit: AuditPublisher | None = None
+        self._auditing: asyncio.Task[None] | None = None
         self.listener: Listener | None = None
         self.dispatcher: Dispatcher | None = None
         self.commons: Commons | None = None
@@ -99,12 +106,17 @@ class Worker:
         )
         keys = KeyRing(self.log, self.vault)
         await keys.load()
+        loaded = await snapshot.load(
+            self.log, self.vault, opener=keys.open, remember_commands=False
+        )
+        if loaded is not None:
+            self.projection = loaded
         keys.serve(self.projection)
         await self.log.read_all(self.projection.position + 1, self.projection.apply)
         installation = self.projection.installation()
         if installation is None:
             raise ServerUnavailable("the log holds no configuration yet")
-        self.usage = UsagePublisher(self.log.nats, f"worker-{assignment.worker}")
+        self._open_books(self.log, installation)
         self._arrange(installation)
         self.projection.subscribe(self._changed)
         self._spawn(self.log.follow(self.projection.position + 1, self.projection.apply), "follow")
@@ -117,7 +129,21 @@ class Worker:
         )
         return self.port
 
+    def _open_books(self, log: ConfigLog, installation: Installation) -> None:
+        """Where usage is counted, and the audit told."""
+        name = f"worker-{self.assignment.worker}"
+        data = Path(self.assignment.data_dir)
+        replicas = installation.events.replicas
+        spool = Spool(data / USAGE_FOLDER)
+        self.usage = UsagePublisher(log.nats, name, replicas=replicas, spool=spool)
+        self.audit = open_audit(log.nats, data, name, self.vault, installation, self._is_known)
+        self._auditing = spawn(self.audit.run(), name="audit")
+
+    def _is_known(self, tenant: str) -> bool:
+        return self.projection.version_of(KIND_TENANT, tenant) > 0
+
     def _arrange(self, installation: Installation) -> None:
+        assert self.audit is not None
         assignment = self.assignment
         workers = assignment.workers
         self.catalogs = CatalogReader(self.shared_target, self._uses, self._catalog_changed)
@@ -131,6 +157,7 @@ class Worker:
             installation=installation,
             workers=workers,
             record=self._record,
+            audit=self.audit,
         )
         self.dispatcher = Dispatcher(lambda id: TenantActor.start(id, around))
         staleness = installation.events.max_staleness_secs
@@ -143,6 +170,7 @@ class Worker:
             fresh=lambda: (
                 staleness is None or self.log is None or self.log.staleness() <= staleness
             ),
+            audit=self.audit,
         )
         self.listener = Listener(
             installation,
@@ -151,6 +179,7 @@ class Worker:
             tls=listener_tls(installation.tls),
             worker=assignment.worker,
             forward_cancel=self._forward_cancel,
+            audit=self.audit,
         )
 
     def _spawn(self, work: object, name: str) -> None:
@@ -161,6 +190,13 @@ class Worker:
     def _changed(self, kind: str, id: str) -> None:
         if self.dispatcher is None:
             return
+        if self.audit is not None:
+            self.audit.note(
+                CONFIG_CHANGE,
+                id if kind == KIND_TENANT else "",
+                outcome=OK,
+                detail=f"{kind} {id} {self.projection.position}",
+            )
         if kind == KIND_TENANT:
             self._tell(id)
         elif kind in (KIND_INSTALLATION, KIND_TIER):
@@ -303,6 +339,9 @@ class Worker:
             await self.catalogs.close()
         if self.usage is not None:
             await self.usage.flush()
+            self.usage.close()
+            self.usage = None
+        await self._close_audit()
         if self.log is not None:
             await self.log.close()
         if self._cancel_transport is not None:
@@ -311,6 +350,15 @@ class Worker:
             # The one who takes our place may have put its own there already.
             if path.exists() and path.stat().st_ino == self._cancel_inode:
                 path.unlink(missing_ok=True)
+
+    async def _close_audit(self) -> None:
+        if self._auditing is not None:
+            self._auditing.cancel()
+            await asyncio.gather(self._auditing, return_exceptions=True)
+            self._auditing = None
+        audit, self.audit = self.audit, None
+        if audit is not None:
+            await audit.close()
 
 
 class Cancels(asyncio.DatagramProtocol):

@@ -200,8 +200,8 @@ class Projection:
                 self._places.take(id, place)
 
     def _place(self, id: str, entry: _Entry) -> Place | None:
-        """A deleted tenant keeps its place until it is purged: its data is still there."""
-        if not entry.flags & _EXISTS or entry.flags & _PURGED:
+        """A tenant keeps its place for ever: nobody erases what PostgreSQL holds there."""
+        if not entry.flags & _EXISTS:
             return None
         return place_of(id, orjson.loads(entry.settings), self.defaults())
 
@@ -441,8 +441,14 @@ def _fold_deleted(entry: _Entry, fact: Fact) -> _Entry:
     if not entry.flags & _DELETED or entry.flags & _PURGED:
         raise Misfit(misfit(fact, "a tenant that is not deleted, or purged already"))
     if isinstance(fact, TenantPurged):
-        return _Entry(b"{}", b"", 0, entry.flags | _PURGED)
+        return _Entry(_place_only(entry.settings), b"", 0, entry.flags | _PURGED)
     return _Entry(entry.settings, entry.provisioned, 0, entry.flags & ~_DELETED)
+
+
+def _place_only(settings: bytes) -> bytes:
+    """What is kept of a purged tenant: where its data was, so that nobody else gets the place."""
+    isolation = orjson.loads(settings).get("isolation")
+    return orjson.dumps({"isolation": isolation}) if isolation else b"{}"
 
 
 def _isolation(installation: Settings) -> Any:
@@ -458,7 +464,7 @@ def _fold_closing(entry: _Entry, commit: Commit) -> _Entry:
         elif isinstance(fact, TenantDeleted):
             flags |= _EXISTS | _DELETED
         elif isinstance(fact, TenantPurged) and flags & _DELETED:
-            return _Entry(b"{}", b"", 0, flags | _PURGED)
+            return _Entry(_place_only(entry.settings), b"", 0, flags | _PURGED)
     return _Entry(entry.settings, entry.provisioned, 0, flags)
 
 

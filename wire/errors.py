@@ -31,17 +31,19 @@ from typing import ClassVar
 
 
 class TenantryError(Exception):
-    """Base of all refusals. `message` goes to the client: it never names another tenant."""
+    """Base of all refusals. `message` goes to the client: it never names another tenant. `limit`
+    names the limit that was over, as usage counts it (events.usage_delta); "": it is none."""
 
     sqlstate: ClassVar[str] = "XX000"
     http_status: ClassVar[int] = 500
     fatal: ClassVar[bool] = False
 
-    def __init__(self, message: str, *, hint: str = "", detail: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", detail: str = "", limit: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.detail = detail
+        self.limit = limit
 
 
 class AuthenticationFailed(TenantryError):

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from mypy_extensions import mypyc_attr
 
+from events.audit_sink import AuditSink
+from events.latency import bucket_of
 from wire.errors import TenantryError
 
 if TYPE_CHECKING:
@@ -20,10 +22,39 @@ if TYPE_CHECKING:
     from wire.sql.guard import Guard
 
 
-class Meter:
-    """What one tenant has used on this worker since the last time somebody collected it."""
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Tracing:
+    """Who hears of connections and of work, to make spans of some. This one forgets everything."""
 
-    def __init__(self) -> None:
+    def opened(self, client: ClientConnection) -> None:
+        """The client has logged in."""
+
+    def closed(self, client: ClientConnection) -> None:
+        """It has gone."""
+
+    def worked(self, server: ServerConnection, started: float, ended: float) -> None:
+        """The server has answered all it was sent: one query, or one pipeline (`server.sql`).
+        Times are of the monotonic clock, in seconds."""
+
+    def ids(self, client: Borrower, sql: bytes) -> tuple[str, str]:
+        """Trace and span id of what the audit is told about a client's statement ("": none)."""
+        return "", ""
+
+
+NO_AUDIT: Final = AuditSink()
+
+
+class Meter:
+    """What one tenant has used on this worker since the last time somebody collected it.
+
+    It also knows where the tenant's clients leave their notes (`audit`, `tracing`), and from when
+    on a query counts as slow (`slow_seconds`).
+    """
+
+    def __init__(self, audit: AuditSink = NO_AUDIT, tracing: Tracing | None = None) -> None:
+        self.audit = audit
+        self.tracing = tracing
+        self.slow_seconds = 1.0
         self.queries = 0
         self.transactions = 0
         self.errors = 0
@@ -33,6 +64,13 @@ class Meter:
         self.bytes_out = 0
         self.connections = 0
         self.busy_seconds = 0.0
+        self.rows_written = 0
+        self.connection_seconds = 0.0
+        self.slow_queries = 0
+        self.latency_seconds = 0.0
+        # Hits by the limit's name, and times by their bucket (events.latency).
+        self.limits: dict[str, int] = {}
+        self.latency: dict[int, int] = {}
         # Gauges, which reset() leaves alone: servers that work now, clients that keep theirs,
         # clients connected.
         self.running = 0
@@ -49,6 +87,25 @@ class Meter:
         self.bytes_out = 0
         self.connections = 0
         self.busy_seconds = 0.0
+        self.rows_written = 0
+        self.connection_seconds = 0.0
+        self.slow_queries = 0
+        self.latency_seconds = 0.0
+        self.limits = {}
+        self.latency = {}
+
+    def worked(self, seconds: float) -> None:
+        """A server has answered a query, or a pipeline of them, after so long."""
+        self.busy_seconds += seconds
+        self.latency_seconds += seconds
+        if seconds >= self.slow_seconds:
+            self.slow_queries += 1
+        bucket = bucket_of(int(seconds * 1e6))
+        self.latency[bucket] = self.latency.get(bucket, 0) + 1
+
+    def limited(self, limit: str) -> None:
+        """A limit was over."""
+        self.limits[limit] = self.limits.get(limit, 0) + 1
 
 
 class Pool:
@@ -210,6 +267,6 @@ class Tenants:
         """The client has gone."""
         raise NotImplementedError
 
-    def refused(self, tenant: str, user: str) -> None:
-        """Somebody could not prove to be `user`."""
+    def refused(self, tenant: str, user: str, address: str) -> None:
+        """Somebody at `address` could not prove to be `user`."""
         raise NotImplementedError

@@ -67,6 +67,9 @@ def test_settings_come_from_arguments_and_files_and_the_difference_is_shown(prox
     assert "already" not in run(proxy, "tiers", "list").stdout
     (proxy.home.folder / "delta.toml").write_text('name = "Delta"\n[rate_limits]\nqps_limit = 10\n')
     run(proxy, "tenants", "create", "delta", "--file", "delta.toml", "tier=gold")
+    renamed = run(proxy, "tenants", "change", "delta", "name=Delta Two").stdout
+    assert "name" in renamed
+    assert "Delta  →  Delta Two" in renamed
     patch = json.dumps({"rate_limits": {"qps_limit": None}, "pool": {"min_idle": 0}})
     tried = run(proxy, "tenants", "change", "delta", "--file", "-", "--dry-run", given=patch)
     assert "would be: TenantChanged" in tried.stdout

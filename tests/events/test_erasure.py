@@ -11,7 +11,10 @@ from support.nats import NatsServer
 
 from admin.control import Control
 from events import codec
+from events.answer import Answer
+from events.bus import Request
 from events.bus_client import CommandClient
+from events.bus_durable import DurableBus
 from events.commands import ChangeTenant, DeleteTenant, PurgeTenant, PutTenant, PutUser, RemoveUser
 from events.keys import STREAM, KeyRing
 from events.log import ConfigLog
@@ -51,7 +54,10 @@ def test_personal_data_is_nowhere_in_clear_and_gone_with_its_key(
     async def run() -> bytes:
         control = await Control.open([own_nats.url], VAULT)
         execute = control.commander.execute
+        # Others around it, so that no file goes as a whole.
+        await execute(PutTenant(id="before", settings={"name": "B"}), "ann")
         await execute(PutTenant(id="acme", settings=PERSONAL), "ann")
+        await execute(PutTenant(id="behind", settings={"name": "B"}), "ann")
         await execute(ChangeTenant(id="acme", patch={"metadata": {"more": "Zwetschge"}}), "ann")
         other = await fold(control.log)
         tenant = other.tenant("acme")
@@ -167,12 +173,24 @@ def test_a_durable_command_leaves_no_personal_data_behind(
     async def run() -> None:
         control = await Control.open([own_nats.url], VAULT)
         token, _ = control.service.signer.make("ann", "operator")
-        await CommandClient(control.log, token).store(PutTenant(id="acme", settings=PERSONAL))
+        sender = CommandClient(control.log, token)
+        # Another one behind it, so that the file does not go as a whole.
+        for id in ("acme", "behind"):
+            await sender.store(PutTenant(id=id, settings=PERSONAL if id == "acme" else {}))
         assert b"Zebediah" in files(tmp_path / "store")
-        await control.serve_commands()
+
+        async def first(request: Request) -> Answer:
+            while request.tenant != "acme":
+                await asyncio.sleep(1)
+            return await control.service.handle(request)
+
+        queue = DurableBus(control.log, first)
+        work = asyncio.get_running_loop().create_task(queue.run())
         async with asyncio.timeout(10):
-            while control.service._durable.done == 0:
+            while not queue.done:
                 await asyncio.sleep(0.01)
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
         assert control.projection.tenant("acme") is not None
         await control.close()
 

@@ -95,6 +95,7 @@ class Estate:
         self.dispatcher: Dispatcher
         self.commons: Commons
         self.catalogs: CatalogReader
+        self.listener: Listener
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
         self._ready: Future[int] = Future()
@@ -149,7 +150,8 @@ class Estate:
         return Target(server.host, server.port, database, role, password, None, sealed=sealed)
 
     def _of(self, grounds: Grounds) -> list[str]:
-        return [id for id in self.dispatcher.active() if Grounds.of(self.tenants[id]) == grounds]
+        known = ((id, self.tenants.get(id)) for id in self.dispatcher.active())
+        return [id for id, each in known if each is not None and Grounds.of(each) == grounds]
 
     def _changed(self, grounds: Grounds) -> None:
         for id in self._of(grounds):
@@ -178,7 +180,8 @@ class Estate:
             database_suffix="_db",
             prepare=self.commons.prepare,
         )
-        return Listener(self.installation, directory, mock_secret=b"m" * 32)
+        self.listener = Listener(self.installation, directory, mock_secret=b"m" * 32)
+        return self.listener
 
     def call(self, work: Callable[[], Any]) -> Any:
         """Run `work` in the proxy's loop and give what it returns."""

@@ -90,7 +90,7 @@ class OneTenant(Tenants):
     def closed(self, client: ClientConnection) -> None:
         self.open_clients -= 1
 
-    def refused(self, tenant: str, user: str) -> None:
+    def refused(self, tenant: str, user: str, address: str) -> None:
         pass
 
 

@@ -44,6 +44,8 @@ REFUSED_SQL: Final = b"tenantry refused this statement"
 REFUSED_PARSE: Final = p.message(p.PARSE, b"tenantry_refused\0" + REFUSED_SQL + b"\0\0\0")
 FAIL_AND_SYNC: Final = REFUSED_PARSE + p.SYNC_MESSAGE
 
+ROWS_LIMIT: Final = "rate_limits.max_rows_per_query"
+
 
 class Answers(Ledger):
     """The state of one server connection, as its messages tell it."""
@@ -144,9 +146,7 @@ class Answers(Ledger):
         self.rows += 1
         self.result_bytes += length + 1
         if self.row_limit and self.rows > self.row_limit:
-            return self.overflow(
-                f"result has more than {self.row_limit} rows", "rate_limits.max_rows_per_query"
-            )
+            return self.overflow(f"result has more than {self.row_limit} rows", ROWS_LIMIT)
         if self.byte_limit and self.result_bytes > self.byte_limit:
             return self.overflow(
                 f"result is larger than {self.byte_limit} bytes", "rate_limits.max_result_size"
@@ -159,7 +159,11 @@ class Answers(Ledger):
 
     def overflow(self, message: str, limit: str) -> int:
         """End a result over its limit: our error now, silence until the server has ended."""
-        error = TooLarge(message, hint=f"Fetch less at a time, or have {limit} raised.")
+        error = TooLarge(
+            message,
+            hint=f"Fetch less at a time, or have {limit} raised.",
+            limit="result_rows" if limit == ROWS_LIMIT else "result_bytes",
+        )
         self.addition = p.error_response(error)
         self.muted = True
         self.hiding = True
@@ -191,6 +195,8 @@ class Answers(Ledger):
         self.progress += 1
         if entry.verdict is not None and kind == p.COMMAND_COMPLETE and not self.muted:
             self.effect(entry, data[pos + 5 : end - 1])
+        if kind == p.COMMAND_COMPLETE and not hidden:
+            self.written(data, pos + p.HEADER, end)
         if kind == p.COMMAND_COMPLETE and changes_types(data, pos + p.HEADER, end):
             self.types_changed = True
             if self.lease is not None:
@@ -207,6 +213,33 @@ class Answers(Ledger):
         if entry.what != o.QUERY:
             raise ProtocolViolation("server completes what was not asked")
         return DROP if hidden else KEEP
+
+    def written(self, data: bytes, tag: i64, end: i64) -> None:
+        """Count the rows that a command tag says were written.
+
+        COPY has one tag for both directions; its rows come by here when it goes out.
+        """
+        if self.lease is None or end - tag < 7:
+            return
+        first, second = data[tag], data[tag + 1]
+        if first == 83:  # SELECT n
+            return
+        if first == 67:  # C: COPY n
+            if second != 79 or data[tag + 2] != 80 or self.rows > 0:
+                return
+        elif first == 77:  # M: MERGE n, not MOVE n
+            if second != 69:
+                return
+        elif first != 73 and first != 85 and first != 68:  # INSERT 0 n, UPDATE n, DELETE n
+            return
+        at = end - 2
+        count: i64 = 0
+        unit: i64 = 1
+        while at > tag and 48 <= data[at] <= 57:
+            count += (data[at] - 48) * unit
+            unit *= 10
+            at -= 1
+        self.lease.meter.rows_written += count
 
     def rows_done(self) -> None:
         if self.lease is not None and not self.hiding:

@@ -11,6 +11,7 @@ from typing import Final
 
 from wire import errors as e
 from wire.ports import Lease, Meter, Seal
+from wire.postgres import noting
 from wire.postgres import owed as o
 from wire.postgres import protocol as p
 from wire.postgres.answers import REFUSED_PARSE, REFUSED_SQL
@@ -45,6 +46,10 @@ class Borrower(ClientStream):
     def __init__(self, meter: Meter) -> None:
         super().__init__(meter)
         self.serial = 0
+        # Who it is, known after login (the address as soon as it has said who it wants to be).
+        self.tenant = ""
+        self.user = ""
+        self.address = ""
         self.parameters: dict[str, str] = {}
         self.session = Session(EMPTY)
         self.session_mode = False
@@ -224,20 +229,21 @@ class Borrower(ClientStream):
 
     # --- refusing ---------------------------------------------------------------------------------
 
-    def refuse_pending(self, what: int) -> int:
+    def refuse_pending(self, what: int, sql: bytes = b"") -> int:
         error = self.pending
         self.pending = None
         self.paid = False
         assert error is not None
-        return self.refuse(error, what)
+        return self.refuse(error, what, sql)
 
-    def refuse(self, error: e.TenantryError, what: int) -> int:
-        """Answer with an error, in the right place and true to the transaction.
+    def refuse(self, error: e.TenantryError, what: int, sql: bytes = b"") -> int:
+        """Answer with an error, in the right place and true to the transaction. `sql` is the text
+        that is refused, as far as it is known.
 
         With nothing open it is said here. Otherwise the server is sent something that must fail in
         place of the request, so that the block is aborted and the rest of a pipeline is skipped.
         """
-        self.meter.refused += 1
+        noting.refused(self, error, sql)
         self.paid = False
         if error.fatal:
             raise error
@@ -259,20 +265,22 @@ class Borrower(ClientStream):
             self.send(REFUSED_PARSE)
         return TAKEN
 
-    def refuse_unsealed(self, what: int) -> int:
+    def refuse_unsealed(self, what: int, sql: bytes = b"") -> int:
         return self.refuse(
             e.NotSupported(
                 "no statement can follow RESET ALL in one pipeline here",
                 hint="Wait for its answer first.",
             ),
             what,
+            sql,
         )
 
     def refuse_oversized(self, what: int) -> int:
         return self.refuse(too_large(self.lease), what)
 
     def statement_failed(self, error: e.TenantryError) -> None:
-        self.meter.refused += 1
+        server = self.server
+        noting.refused(self, error, b"" if server is None else server.sql)
         self.session.failed = True
 
     # --- giving back ------------------------------------------------------------------------------
@@ -401,4 +409,5 @@ def too_large(lease: Lease) -> e.TenantryError:
     return e.TooLarge(
         f"statement is larger than {lease.max_statement_bytes} bytes",
         hint="Send data as parameters or by COPY, or have rate_limits.max_statement_size raised.",
+        limit="statement_size",
     )

@@ -19,6 +19,7 @@ from wire.postgres import protocol as p
 from wire.postgres.borrower import NO_SETTINGS, Borrower
 from wire.postgres.client_stream import FORWARD, TAKEN, WAIT
 from wire.postgres.extended import Extended, ambiguous, backslash
+from wire.postgres.ledger import SEVERAL
 from wire.postgres.operate import Operator, inside_transaction
 from wire.postgres.owed import Edited, Owed
 from wire.postgres.protocol import HEADER, int32
@@ -43,9 +44,7 @@ class ClientConnection(Borrower):
         super().__init__(listener.meter)
         self.listener = listener
         # Known after login.
-        self.tenant = ""
         self.key = b""
-        self.address = ""
         # Set for those who may go from tenant to tenant.
         self.operator: Operator | None = None
         # A text that comes back from the helper.
@@ -150,7 +149,7 @@ class ClientConnection(Borrower):
         if self.operator is not None:
             steered = self.steer(sql)
             if steered is None:
-                return WAIT if self.blocked else self.refuse_pending(o.QUERY)
+                return WAIT if self.blocked else self.refuse_pending(o.QUERY, sql)
             if steered is not sql:
                 return self.query_in_place(steered)
         verdict = self.lease.guard.judge(sql)
@@ -159,22 +158,22 @@ class ClientConnection(Borrower):
             if verdict is None:
                 return WAIT
         if verdict.refusal is not None:
-            return self.refuse(verdict.refusal, o.QUERY)
+            return self.refuse(verdict.refusal, o.QUERY, sql)
         if self.escapes and self.misread(sql):
-            return self.refuse(backslash(), o.QUERY)
+            return self.refuse(backslash(), o.QUERY, sql)
         server = self.server
         if server is None:
             server = self.attach()
             if server is None:
-                return WAIT if self.blocked else self.refuse_pending(o.QUERY)
+                return WAIT if self.blocked else self.refuse_pending(o.QUERY, sql)
         else:
             refusal = self.charge()
             if refusal is None and server.unsure:
                 refusal = ambiguous(server, sql)
             if refusal is not None:
-                return self.refuse(refusal, o.QUERY)
+                return self.refuse(refusal, o.QUERY, sql)
             if server.unsealing:
-                return self.refuse_unsealed(o.QUERY)
+                return self.refuse_unsealed(o.QUERY, sql)
         self.paid = False
         self.meter.queries += 1
         if verdict.statements > 1:
@@ -182,6 +181,7 @@ class ClientConnection(Borrower):
             self.lease.also(verdict.statements - 1)
         if verdict.plain and not verdict.edited:
             server.push(o.OWED_QUERY)
+            server.runs(sql)
             return FORWARD
         return self.special_query(server, sql, verdict)
 
@@ -237,15 +237,17 @@ class ClientConnection(Borrower):
         if not verdict.plain:
             refusal = self.tie(server, verdict)
             if refusal is not None:
-                return self.refuse(refusal, o.QUERY)
+                return self.refuse(refusal, o.QUERY, sql)
             if self.extended is not None and self.extended.deallocated(server, verdict):
                 return TAKEN
         effects = verdict if verdict.effects else None
         if not verdict.edited:
             server.push(o.OWED_QUERY if effects is None else Owed(o.QUERY, verdict=effects))
+            server.runs(sql)
             return FORWARD
         guard = self.lease.guard
         server.push(Owed(o.QUERY, verdict=effects, edited=Edited(sql, verdict, guard)))
+        server.runs(sql)
         self.send(p.query(guard.rewritten(sql, verdict)))
         return TAKEN
 
@@ -287,6 +289,7 @@ class ClientConnection(Borrower):
         self.paid = False
         self.meter.queries += 1
         server.push(o.OWED_QUERY)
+        server.runs(SEVERAL)
         return FORWARD
 
     # --- judging ----------------------------------------------------------------------------------

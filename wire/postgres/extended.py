@@ -14,6 +14,7 @@ from mypy_extensions import i64
 from wire import errors as e
 from wire.postgres import owed as o
 from wire.postgres import protocol as p
+from wire.postgres.ledger import SEVERAL
 from wire.postgres.owed import Edited, Owed
 from wire.postgres.prepared import MAX_CLIENT_BYTES, MAX_PER_CLIENT, Prepared
 from wire.postgres.protocol import HEADER
@@ -62,8 +63,8 @@ class Extended:
         server = self.client.server
         return server if server is not None else self.client.attach()
 
-    def no_server(self) -> int:
-        return WAIT if self.client.blocked else self.client.refuse_pending(o.PARSE)
+    def no_server(self, sql: bytes) -> int:
+        return WAIT if self.client.blocked else self.client.refuse_pending(o.PARSE, sql)
 
     # --- Parse ------------------------------------------------------------------------------------
 
@@ -77,7 +78,7 @@ class Extended:
         if client.operator is not None:
             steered = client.steer(sql)
             if steered is None:
-                return self.no_server()
+                return self.no_server(sql)
             if steered is not sql:
                 return self.parse_in_place(data[pos + HEADER : name_end], steered)
         guard = client.lease.guard
@@ -87,16 +88,16 @@ class Extended:
             if verdict is None:
                 return WAIT
         if verdict.refusal is not None:
-            return client.refuse(verdict.refusal, o.PARSE)
+            return client.refuse(verdict.refusal, o.PARSE, sql)
         if client.escapes and client.misread(sql):
-            return client.refuse(backslash(), o.PARSE)
+            return client.refuse(backslash(), o.PARSE, sql)
         server = self.server()
         if server is None:
-            return self.no_server()
+            return self.no_server(sql)
         if server.unsure:
             refusal = ambiguous(server, sql)
             if refusal is not None:
-                return client.refuse(refusal, o.PARSE)
+                return client.refuse(refusal, o.PARSE, sql)
         tail = data[name_end + 1 : end]
         edited: Edited | None = None
         if verdict.edited:
@@ -144,8 +145,10 @@ class Extended:
                 e.RateExceeded(
                     f"more than {MAX_PER_CLIENT} prepared statements",
                     hint="Close statements that are no longer used.",
+                    limit="prepared_statements",
                 ),
                 o.PARSE,
+                sql,
             )
         self.volume += len(tail)
         if self.volume > MAX_CLIENT_BYTES:
@@ -156,8 +159,10 @@ class Extended:
                     e.TooLarge(
                         f"prepared statements are larger than {MAX_CLIENT_BYTES} bytes together",
                         hint="Close statements that are no longer used.",
+                        limit="prepared_statements",
                     ),
                     o.PARSE,
+                    sql,
                 )
         guard = client.lease.guard
         if client.session_mode:
@@ -223,12 +228,12 @@ class Extended:
         if prepared is not None:
             refusal = self.judge_again(prepared)
             if refusal is not None:
-                return client.refuse(refusal, o.BIND)
+                return client.refuse(refusal, o.BIND, prepared.sql)
             if not name:
                 prepared = self.unnamed
         server = self.server()
         if server is None:
-            return self.no_server()
+            return self.no_server(b"" if prepared is None else prepared.sql)
         self.open_portal(server, data[pos + HEADER : portal_end], prepared)
         if prepared is not None and prepared.verdict.unsure:
             # Planning may run functions already.
@@ -328,27 +333,28 @@ class Extended:
         portal_end = p.cstring_end(data, pos + HEADER, end)
         if portal_end < 0:
             raise e.ProtocolViolation("invalid message format")
+        unnamed = portal_end == pos + HEADER
+        prepared = self.portal if unnamed else self.portals.get(data[pos + HEADER : portal_end])
         server = self.server()
         if server is None:
-            return self.no_server()
+            return self.no_server(b"" if prepared is None else prepared.sql)
         refusal = client.charge()
         if refusal is not None:
-            return client.refuse(refusal, o.EXECUTE)
+            return client.refuse(refusal, o.EXECUTE, b"" if prepared is None else prepared.sql)
         if server.unsealing:
-            return client.refuse_unsealed(o.EXECUTE)
-        if portal_end == pos + HEADER:
-            prepared = self.portal
+            return client.refuse_unsealed(o.EXECUTE, b"" if prepared is None else prepared.sql)
+        if unnamed:
             self.portal_ran = True
-        else:
-            prepared = self.portals.get(data[pos + HEADER : portal_end])
         client.meter.queries += 1
         if prepared is None:
             # Prepared or declared in SQL: what it does is remembered nowhere.
             server.unsure = True
             server.push(o.OWED_EXECUTE)
+            server.runs(SEVERAL)
             return FORWARD
         if prepared.verdict.plain:
             server.push(o.OWED_EXECUTE)
+            server.runs(prepared.sql)
             return FORWARD
         verdict = prepared.verdict
         name = self.deallocates(verdict)
@@ -357,8 +363,9 @@ class Extended:
             return TAKEN
         refusal = client.tie(server, verdict)
         if refusal is not None:
-            return client.refuse(refusal, o.EXECUTE)
+            return client.refuse(refusal, o.EXECUTE, prepared.sql)
         server.push(Owed(o.EXECUTE, verdict=verdict) if verdict.effects else o.OWED_EXECUTE)
+        server.runs(prepared.sql)
         return FORWARD
 
     def describe(self, data: bytes, pos: i64, end: i64) -> int:
@@ -371,12 +378,12 @@ class Extended:
                 return client.refuse(e.UnknownStatement(text(name)), o.DESCRIBE)
             refusal = None if prepared is None else self.judge_again(prepared)
             if refusal is not None:
-                return client.refuse(refusal, o.DESCRIBE)
+                return client.refuse(refusal, o.DESCRIBE, b"" if prepared is None else prepared.sql)
             if not name:
                 prepared = self.unnamed
         server = self.server()
         if server is None:
-            return self.no_server()
+            return self.no_server(b"" if prepared is None else prepared.sql)
         if prepared is None or client.session_mode or not name:
             if prepared is not None and not client.session_mode:
                 self.need_unnamed(server, prepared)

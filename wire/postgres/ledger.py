@@ -11,7 +11,7 @@ from typing import Final
 
 from mypy_extensions import i64
 
-from wire.ports import Lease
+from wire.ports import Lease, Tracing
 from wire.postgres import owed as o
 from wire.postgres import protocol as p
 from wire.postgres.owed import Owed
@@ -20,6 +20,9 @@ from wire.postgres.owed import Owed
 KEEP: Final = 0
 DROP: Final = 1
 ADD: Final = 2  # self.addition goes out after it, or in its place
+
+# In the place of a text: several different ones run, or it was prepared or declared in SQL.
+SEVERAL: Final = b"\0"
 
 
 class Ledger:
@@ -50,6 +53,8 @@ class Ledger:
         self.transaction_since = 0.0
         self.row_limit: i64 = 0
         self.byte_limit: i64 = 0
+        # What the client has it run now, for the audit and for telemetry; b"": nothing.
+        self.sql = b""
 
     def push(self, entry: Owed) -> None:
         """Note that `entry` is owed; the request itself is written by the caller."""
@@ -69,6 +74,13 @@ class Ledger:
             self.synced = what == o.QUERY or what == o.SYNC
             if what == o.SYNC:
                 self.skipping = False
+
+    def runs(self, sql: bytes) -> None:
+        """What was just pushed runs the client's `sql`."""
+        if not self.sql:
+            self.sql = sql
+        elif self.sql is not sql:
+            self.sql = SEVERAL
 
     def pop(self) -> None:
         self.head += 1
@@ -121,5 +133,16 @@ class Ledger:
         lease = self.lease
         if lease is not None and self.working:
             self.working = False
-            lease.meter.running -= 1
-            lease.meter.busy_seconds += self.idle_since - self.busy_since
+            meter = lease.meter
+            meter.running -= 1
+            if not self.sql:
+                meter.busy_seconds += self.idle_since - self.busy_since
+                return
+            meter.worked(self.idle_since - self.busy_since)
+            if meter.tracing is not None:
+                self.trace(meter.tracing)
+            self.sql = b""
+
+    def trace(self, tracing: Tracing) -> None:
+        """What was run has been answered."""
+        raise NotImplementedError

@@ -7,10 +7,12 @@ import logging
 from collections.abc import Callable
 from typing import Final, cast
 
+from events.audit_sink import AuditSink
 from events.installation import Installation
 from wire import errors as e
 from wire.identify import Identifier
-from wire.ports import Meter, Tenants
+from wire.ports import NO_AUDIT, Meter, Tenants, Tracing
+from wire.postgres import noting
 from wire.postgres.cancel import LONG_KEY_BYTES, SHORT_KEY_BYTES, CancelKeys
 from wire.postgres.client import ClientConnection
 from wire.postgres.startup import Startup
@@ -39,12 +41,15 @@ class Listener:
         tls: ListenerTls | None = None,
         worker: int = 0,
         forward_cancel: Callable[[int, int, bytes], None] | None = None,
+        audit: AuditSink = NO_AUDIT,
+        tracing: Tracing | None = None,
     ) -> None:
         self.tenants = tenants
         self.identifier = Identifier(installation.identification)
         self.tenant_option = installation.identification.option
         self.keys = CancelKeys(worker, mock_secret)
-        self.meter = Meter()
+        # Of clients that have not logged in.
+        self.meter = Meter(audit, tracing)
         self.tls = tls
         self.tls_required = installation.tls.require
         self.mock_secret = mock_secret
@@ -87,7 +92,8 @@ class Listener:
         if self.draining:
             startup.refuse(e.ShuttingDown("the proxy is shutting down"))
         elif self.max_clients is not None and len(self.clients) > self.max_clients:
-            startup.refuse(e.TooManyConnections("sorry, too many clients already"))
+            many = e.TooManyConnections("sorry, too many clients already", limit="clients")
+            startup.refuse(many)
         else:
             spawn(startup.run(), name="login")
 
@@ -99,6 +105,8 @@ class Listener:
         self.clients.discard(client)
         if client.key:
             self.keys.revoke(client.process_id, client.key)
+        if self.meter.tracing is not None:
+            self.meter.tracing.closed(client)
         if client.tenant:
             self.tenants.closed(client)
 
@@ -128,14 +136,17 @@ class Listener:
         try:
             lease = await self.tenants.open(client, tenant, "")
         except e.TenantryError as error:
+            noting.changed_tenant(client, tenant, error)
             operator.failure = e.Forbidden(f'tenant "{tenant}": {error.message}', hint=error.hint)
         else:
+            noting.changed_tenant(client, tenant, None)
             self.tenants.closed(client)
             client.enter(tenant, lease)
         client.unblock()
 
     def note_operator(self, client: ClientConnection, sql: bytes) -> None:
         """An operator's statement is about to run."""
+        noting.operator_statement(client, sql)
 
     async def _read_elsewhere(self, client: ClientConnection, guard: Guard, sql: bytes) -> None:
         turn = self._reading.setdefault(client.tenant, asyncio.Lock())

@@ -15,7 +15,7 @@ from typing import Final
 from mypy_extensions import i64
 
 from wire.errors import ProtocolViolation, TenantryError
-from wire.ports import Pool
+from wire.ports import Pool, Tracing
 from wire.postgres import owed as o
 from wire.postgres import protocol as p
 from wire.postgres.answers import Answers
@@ -202,6 +202,9 @@ class ServerConnection(Answers):
     def mid_message(self) -> bool:
         """The client has the start of a message, and not its end."""
         return self.halfway
+
+    def trace(self, tracing: Tracing) -> None:
+        tracing.worked(self, self.busy_since, self.idle_since)
 
     # --- writing ----------------------------------------------------------------------------------
 

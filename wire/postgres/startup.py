@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from wire import errors as e
 from wire.identify import parse_options
 from wire.ports import OperatorLogin
+from wire.postgres import noting
 from wire.postgres import protocol as p
 from wire.postgres.cancel import CancelKeys
 from wire.postgres.operate import Operator
@@ -117,6 +118,7 @@ class Startup:
 
     def refuse(self, error: e.TenantryError) -> None:
         """Say why, unless a broken handshake leaves no way to say it, and close."""
+        noting.login_refused(self.client, error)
         tls = self.client.tls
         self.client.end(error if tls is None or tls.handshake_done else None)
 
@@ -152,6 +154,10 @@ class Startup:
             "" if database == user else database,
         )
         client.meter = client.lease.meter
+        tracing = self.listener.meter.tracing
+        if tracing is not None:
+            tracing.opened(client)
+        noting.logged_in(client)
         self.send(p.AUTHENTICATION_OK)
         await self.first_server(settings)
         self.welcome()
@@ -243,13 +249,18 @@ class Startup:
         try:
             final = scram.final(await self.password_message())
         except e.AuthenticationFailed:
-            listener.tenants.refused(identity.tenant if identity is not None else "", user)
+            if identity is None:
+                listener.tenants.refused("", user, address)
+            else:
+                listener.tenants.refused(identity.tenant, identity.user, address)
             raise
         self.send(p.message(p.AUTHENTICATION, SASL_FINAL.to_bytes(4, "big") + final))
         if operator is not None:
             self.client.operator = Operator(operator.name, operator.tenants, operator.tenant)
+            self.client.user = operator.name
             return operator.tenant
         assert identity is not None, "a user that no tenant has cannot be proven"
+        self.client.user = identity.user
         return identity.tenant
 
     async def password_message(self) -> bytes:

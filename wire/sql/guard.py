@@ -194,7 +194,10 @@ class Guard:
         # -1: the largest message of the protocol is smaller anyway.
         self._max_size = limit if limit is not None else 2**31
         self._too_large = Verdict(
-            TooLarge(f"statement is larger than {limit} bytes (rate_limits.max_statement_size)")
+            TooLarge(
+                f"statement is larger than {limit} bytes (rate_limits.max_statement_size)",
+                limit="statement_size",
+            )
         )
 
     def judge(self, sql: bytes) -> Verdict | None:

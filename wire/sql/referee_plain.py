@@ -184,6 +184,8 @@ def _replacement(sql: bytes, found: Lexed, at: int) -> tuple[int, bytes]:
         return 0, b""
     word = sql[start:end].lower()
     following = found[at + 1][0] if at + 1 < len(found) else PUNCTUATION
+    if word == b"bernoulli" and words(sql, found, at - 1, b"tablesample"):
+        return 0, b""
     if word not in KEYWORDS or words(sql, found, at - 1, b"."):
         # What is no key word is a name, whatever it means to other dialects; before a literal it
         # is a type.
@@ -195,6 +197,9 @@ def _phrase(sql: bytes, found: Lexed, at: int, word: bytes) -> tuple[int, bytes]
     """What a key word begins, if sqlglot does not know it."""
     if word in _CLAUSED:
         return (1, b'"' + word + b'"') if words(sql, found, at + 1, b"(") else (0, b"")
+    if word == b"values":
+        # WITH … VALUES (…), (…): as expressions.
+        return (1, b"select") if _ends_with(sql, found, at) else (0, b"")
     if word == b"collation":
         return (2, b'"for"') if words(sql, found, at + 1, b"for", b"(") else (0, b"")
     if word == b"bit":
@@ -223,6 +228,21 @@ def _phrase(sql: bytes, found: Lexed, at: int, word: bytes) -> tuple[int, bytes]
     if word == b"returning" and words(sql, found, at + 1, b"with", b"("):
         return closed(sql, found, at + 2) - at, b"returning"
     return 0, b""
+
+
+def _ends_with(sql: bytes, found: Lexed, at: int) -> bool:
+    """Whether the query of WITH ends before index `at`: … AS [[NOT] MATERIALIZED] (…)."""
+    if not words(sql, found, at - 1, b")"):
+        return False
+    depth = 0
+    while at > 0:
+        at -= 1
+        kind, start, _ = found[at]
+        if kind == PUNCTUATION:
+            depth += 1 if sql[start] in b")]" else -1 if sql[start] in b"([" else 0
+            if depth == 0:
+                return _word(sql, found, at - 1) in (b"as", b"materialized")
+    return False
 
 
 def _using(sql: bytes, found: Lexed, at: int) -> tuple[int, bytes]:

@@ -25,6 +25,8 @@ log = logging.getLogger("tenantry.guard")
 MAX_REASONS: Final = 1_000
 _told: set[str] = set()
 
+_WRAPPING: Final = frozenset({"CopyStmt", "DeclareCursorStmt", "ExplainStmt", "PrepareStmt"})
+
 # Fills the holes of edits where their outcome is proven.
 SAMPLE: Final = (b"'tenantry sample'", b"tenantry_sample_", b"4242424242")
 
@@ -67,11 +69,13 @@ def _is_guarded(catalog: Catalog, schema: str, name: str) -> bool:
 def _second_reading(
     statement: Statement, tree: dict[str, Any], text: bytes, start: int, end: int, edited: bool
 ) -> None:
-    try:
-        tree, start, end = referee.inner(tree, text, start, end)
-    except ValueError:
-        raise NotSupported("cannot tell where the statement's query begins") from None
     kind, node = next(iter(tree.items()))
+    if kind in _WRAPPING:
+        try:
+            tree, start, end = referee.inner(tree, text, start, end)
+        except ValueError:
+            raise NotSupported("cannot tell where the statement's query begins") from None
+        kind, node = next(iter(tree.items()))
     if kind == "CopyStmt" and "relation" in node:
         # One table, and nothing that a parser could read otherwise. The outcome is proven.
         return

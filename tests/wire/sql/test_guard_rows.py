@@ -12,13 +12,15 @@ from support.edited import GAPS, LITERALS
 from support.shared_tables import VALUES, ask, catalog, forwarded, row_guard
 
 from wire.errors import Forbidden, NotSupported, TooLarge
+from wire.sql import rows
 from wire.sql import verdict as v
-from wire.sql.analyse import analyse, analyse_or_refuse
+from wire.sql.analyse import analyse, analyse_or_refuse, parse
 from wire.sql.catalog import Catalog
 from wire.sql.edits import HOLES, VALUE, Edit
 from wire.sql.facts import Facts, Statement, dump, load
 from wire.sql.frame import DATABASE, SHARED, Frame
 from wire.sql.frame import load as load_frame
+from wire.sql.framed import merged
 from wire.sql.guard import Analyser, Guard
 from wire.sql.helper import FRAMES, Helper
 
@@ -334,3 +336,64 @@ def test_bombs_among_shared_tables_are_refused_or_read(helper: Helper) -> None:
             analyse_or_refuse(bomb, frame)
     assert helper.submit(b"SELECT 1", frame).result().refusal is None
     assert Guard is not None
+
+
+# --- two readings and a proof ---------------------------------------------------------------------
+
+
+def kept(sql: bytes, *, ghost: bool = False, rewriting: bool = True) -> list[Edit]:
+    """The edits of one statement, of whose relations the facts may tell one too many."""
+    known = catalog(rewrite=rewriting)
+    tree = parse(sql)[0]["stmt"]
+    statement = analyse(sql).statements[0]
+    if ghost:
+        statement.relations.add(("", "ghost"))
+    return rows.keep(statement, tree, sql, 0, len(sql), known)
+
+
+def test_readings_that_differ_are_refused_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "tenantry.guard")
+    assert kept(b"SELECT * FROM orders")
+    for _ in range(2):
+        with pytest.raises(NotSupported, match="parsers disagree on ghost"):
+            kept(b"SELECT * FROM orders WHERE customer = 'private'", ghost=True)
+    assert len(caplog.records) == 1
+    assert "ghost" in caplog.text
+    assert "private" not in caplog.text
+
+
+def test_one_reading_is_enough_where_nothing_is_rewritten() -> None:
+    unreadable = b"SELECT id select FROM orders"
+    with pytest.raises(NotSupported, match="unreadable"):
+        kept(unreadable)
+    assert kept(unreadable, rewriting=False) == []
+    with pytest.raises(NotSupported, match="disagree"):
+        kept(b"SELECT id FROM orders", ghost=True, rewriting=False)
+
+
+def test_what_the_rewriting_forgets_is_found_by_the_proof() -> None:
+    sql = b"SELECT * FROM orders"
+    facts = analyse(sql)
+    with pytest.raises(NotSupported, match="kept to the tenant's rows"):
+        rows.prove(facts.statements, sql, catalog())
+    rows.prove(facts.statements, sql, catalog(rewrite=False))
+    facts.statements[0].edits = kept(sql)
+    rows.prove(facts.statements, sql, catalog())
+
+
+def test_edits_within_edits_are_refused() -> None:
+    outer, inner = Edit(0, 10, (b"x",)), Edit(5, 5, (b"y",))
+    with pytest.raises(NotSupported):
+        merged([outer], [inner])
+    ends = Edit(10, 10, (b"z",))
+    assert merged([ends], [outer]) == [outer, ends]
+
+
+def test_facts_of_a_template_are_not_those_of_a_text_that_looks_like_it() -> None:
+    analyser = Analyser(Frame(catalog(), shared=True))
+    guard = row_guard(analyser)
+    ask(guard, "SELECT 'a' FROM orders")
+    key = guard._key(b"SELECT 'a' FROM orders")
+    assert key is not None
+    assert analyser.known(b"SELECT 'b' FROM orders", key) is not None
+    assert analyser.known(key, None) is None

@@ -1,0 +1,1 @@
+"""The tenant column of tables that tenants share: only migrations, no models."""

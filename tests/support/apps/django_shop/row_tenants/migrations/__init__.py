@@ -1,0 +1,1 @@
+"""What row tenants need beyond the applications' own migrations."""

@@ -1,0 +1,1 @@
+"""A shop: categories, products, customers, orders."""
