@@ -19,13 +19,20 @@ ALTER TABLE tenantry.key OWNER TO "tenantry-seal";
 REVOKE ALL ON tenantry.key FROM PUBLIC;
 
 -- The tenant's value; NULL without a seal. Policies ask (SELECT tenantry.current_tenant()): that is
--- one evaluation per statement, and PostgreSQL puts the body in place of the call. It may run in
--- parallel workers, because they take over the leader's settings.
+-- one evaluation per statement. It may run in parallel workers, because they take over the leader's
+-- settings. PL/pgSQL keeps its plan, where the body of an SQL function is planned each time anew
+-- (21 against 8 µs for a point read that is not prepared); COST 1, or generic plans look dear.
+-- Names are qualified because the caller's search_path counts here.
 CREATE OR REPLACE FUNCTION tenantry.current_tenant() RETURNS text
-LANGUAGE sql STABLE PARALLEL SAFE
-RETURN CASE WHEN starts_with(current_setting('backtrace_functions'), 'tenantry_')
-  THEN convert_from(
-    decode(split_part(current_setting('backtrace_functions'), '_', 2), 'hex'), 'UTF8') END;
+LANGUAGE plpgsql STABLE PARALLEL SAFE COST 1
+AS $current_tenant$
+BEGIN
+  RETURN CASE
+    WHEN pg_catalog.starts_with(pg_catalog.current_setting('backtrace_functions'), 'tenantry_')
+    THEN pg_catalog.convert_from(pg_catalog.decode(pg_catalog.split_part(
+      pg_catalog.current_setting('backtrace_functions'), '_', 2), 'hex'), 'UTF8') END;
+END
+$current_tenant$;
 ALTER FUNCTION tenantry.current_tenant() OWNER TO "tenantry-seal";
 -- Whoever queries a table under the policy needs it, and it tells only one's own.
 GRANT EXECUTE ON FUNCTION tenantry.current_tenant() TO PUBLIC;

@@ -3,7 +3,7 @@
     python -P bench/rows.py [--tenants 10,200] [--in-flight 16] [--rounds 3] [--seconds 3]
 
 Tenants read one row of their own by its key, each over a connection of its own; `--in-flight` of
-them at a time, the tenants in turn, so that with shared pools nearly every statement is a hand-over.
+them at a time, the tenants in turn, so that with shared pools most statements are hand-overs.
 
     database         a database for each tenant
     row shared       shared tables, both layers, servers that pass between tenants
@@ -34,6 +34,9 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))  # the installed bu
 
 import psycopg
 import uvloop
+from psycopg import sql
+
+from admin.provision_sql import group_role
 
 from bench.lab import PASSWORD, USER, Lab, config, laboratory
 from bench.machine import begin, cpu_of
@@ -114,6 +117,9 @@ def load(lab: Lab, way: str, count: int) -> None:
         )
         admin.execute("ANALYZE points")
     if way == "row rewrite":
+        with lab.admin(database) as admin:
+            group = sql.Identifier(group_role("select", database))
+            admin.execute(sql.SQL("GRANT SELECT ON points TO {}").format(group))
         return
     command = [sys.executable, "-P", "-m", "admin.cli", "protect", "--data-dir", str(lab.data)]
     done = subprocess.run(
@@ -179,8 +185,8 @@ async def measure(
         while time.monotonic() < stop:
             client = queue.get_nowait()
             number += 1
-            sql = f"SELECT value + {number} FROM points WHERE id = {number % ROWS + 1}"
-            message = sql.encode() + b"\0"
+            text = f"SELECT value + {number} FROM points WHERE id = {number % ROWS + 1}"
+            message = text.encode() + b"\0"
             began = time.perf_counter()
             row = await client.ask(b"Q" + (len(message) + 4).to_bytes(4, "big") + message)
             times.append(time.perf_counter() - began)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -26,7 +26,16 @@ def check_address(value: str) -> str:
     return value
 
 
+OFF: Final = "off"
+
+
+def check_admin_address(value: str) -> str:
+    """As check_address, or "off". Raises ValueError."""
+    return OFF if value.strip().lower() == OFF else check_address(value)
+
+
 Address = Annotated[str, AfterValidator(check_address)]
+AdminAddress = Annotated[str, AfterValidator(check_admin_address)]
 
 
 class Node(Model):
@@ -239,13 +248,32 @@ class Limits(Model):
     """Client connections of one worker."""
 
 
+class Admin(Model):
+    """The admin API beyond its address."""
+
+    cert_path: str = ""
+    """Certificate chain, PEM. Needed to listen on another address than a loopback one."""
+    key_path: str = ""
+    """Its private key, PEM."""
+    ca_path: str = ""
+    """Authorities that sign client certificates, PEM. Whoever shows one whose common name is an
+    operator's needs no token."""
+    hosts: tuple[str, ...] = ()
+    """Host names under which it is reached, besides addresses and localhost."""
+    allow_plaintext: bool = False
+    """Listen without TLS on other addresses too, because something before it speaks TLS. Tokens are
+    still asked for."""
+
+
 class Sections(Model):
     """What stands in the configuration file outside of `[multi_tenancy]`."""
 
     listen_address: Address = "127.0.0.1:6432"
     """Where PostgreSQL clients connect, `host:port`."""
-    admin_address: Address = "127.0.0.1:9090"
-    """Where the admin API answers, `host:port`."""
+    admin_address: AdminAddress = "127.0.0.1:9090"
+    """Where the admin API answers, `host:port`, or `off`."""
+    admin_allow_insecure: bool = False
+    """Ask nobody for a token who reaches the admin API. Dangerous."""
     tr_enabled: bool = False
     """Replay transactions after a failover."""
     tr_mode: Literal["none", "session", "select", "transaction"] = "none"
@@ -261,6 +289,7 @@ class Sections(Model):
     auth: Auth = Auth()
     events: Events = Events()
     limits: Limits = Limits()
+    admin: Admin = Admin()
     analytics: Analytics = Analytics()
     audit: Audit = Audit()
 

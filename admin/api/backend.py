@@ -68,6 +68,10 @@ class Backend:
         self._sorted: tuple[Projection, int, list[str]] | None = None
         self._slim: tuple[Projection, int, list[Slim]] | None = None
 
+    def now(self) -> float:
+        """Seconds since 1970."""
+        return time.time()
+
     # --- the state -------------------------------------------------------------------------------
 
     @property

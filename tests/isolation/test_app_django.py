@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import errors
 from support.apps.running import at_once, corrections, let_operator_in, operator_dsn, shop
 from support.engines import Postgres
 from support.estate import Estate, estate, protect, tenant
@@ -23,6 +24,11 @@ POOLED = ("acme", "globex")
 DEDICATED = ("initech", "umbrella")
 # The same for everybody: what Django fills after migrating, and the shop's countries.
 SHARE = ("auth_permission", "django_content_type", "django_migrations", "shop_country")
+OWNED = (
+    *("auth_user", "auth_group", "auth_group_permissions", "auth_user_groups", "django_admin_log"),
+    *("django_session", "shop_category", "shop_customer", "shop_line", "shop_order"),
+    *("shop_product", "shop_product_tags", "shop_tag"),
+)
 ROWS = {"SHOP_ROW_TENANTS": "yes"}
 FIRST = ("migrate:shop:0001", "migrate:admin", "migrate:sessions", "migrate:auth")
 DAY = ("stock", "query", "visit", "clear")
@@ -78,8 +84,78 @@ def test_a_row_tenant_beside_others(
 
 
 @pytest.mark.parametrize("name", [*POOLED, *DEDICATED])
-def test_what_a_row_tenant_loads_and_looks_at(
+def test_a_row_tenant_loads_what_it_has_dumped(
     direct: dict[str, Any], row_days: dict[str, dict[str, Any]], name: str
 ) -> None:
     assert row_days[name]["load_rows"] == direct["load"]
-    assert row_days[name]["look"] == direct["look"]
+
+
+def test_introspection_tells_a_row_tenant_what_it_tells_directly(
+    shops: Estate, row_days: dict[str, dict[str, Any]]
+) -> None:
+    """Keys and foreign keys begin with the tenant column there: that is what Django shows."""
+    known = shop(shops.server.dsn(SHARED), "look", **ROWS)["look"]
+    assert "    tenant_id = models.TextField()" not in known  # it is part of each key
+    assert all(day["look"] == known for day in row_days.values())
+
+
+def test_each_has_rows_of_its_own_in_every_table(
+    shops: Estate, row_days: dict[str, dict[str, Any]]
+) -> None:
+    with shops.admin("acme") as admin:
+        for table in OWNED:
+            counted = f'SELECT tenant_id, count(*) FROM "{table}" GROUP BY 1 ORDER BY 1'
+            found = dict(admin.execute(counted).fetchall())
+            assert set(found) in (set(row_days), set()), table
+            for name in found:
+                with shops.connect(name) as client:
+                    row = client.execute(f'SELECT count(*) FROM "{table}"').fetchone()
+                    assert row == (found[name],)
+
+
+def test_keys_hold_within_a_tenant(shops: Estate, row_days: dict[str, dict[str, Any]]) -> None:
+    with shops.connect("acme") as acme, shops.connect("globex") as globex:
+        acme.execute("INSERT INTO shop_tag (name) VALUES ('mine')")
+        globex.execute("INSERT INTO shop_tag (name) VALUES ('mine')")
+        with pytest.raises(errors.UniqueViolation):
+            acme.execute("INSERT INTO shop_tag (name) VALUES ('mine')")
+        row = globex.execute("SELECT id FROM shop_category LIMIT 1").fetchone()
+        # Deferred, as Django makes them.
+        with pytest.raises(errors.ForeignKeyViolation):
+            acme.execute("UPDATE shop_category SET parent_id = %s", row)
+        # Generated keys stay keys of the whole table: that was accepted.
+        with pytest.raises(errors.UniqueViolation):
+            acme.execute("INSERT INTO shop_category (id, name, slug) VALUES (%s, 'x', 'x')", row)
+
+
+@pytest.mark.parametrize(
+    ("statement", "why"),
+    [
+        ("SELECT setval('shop_tag_id_seq', 1)", "permission denied for function setval"),
+        ("INSERT INTO shop_country VALUES ('xx', 'x')", "permission denied for table shop_country"),
+        ("TRUNCATE shop_tag", "permission denied for TRUNCATE"),
+        ("ALTER TABLE shop_tag ADD x int", "permission denied for ALTER"),
+        (
+            "INSERT INTO shop_tag (name) VALUES ('x') ON CONFLICT (name) DO NOTHING",
+            "no unique or exclusion constraint matching",
+        ),
+    ],
+)
+def test_what_docs_say_does_not_work(
+    shops: Estate, row_days: dict[str, dict[str, Any]], statement: str, why: str
+) -> None:
+    with shops.connect("acme") as client, pytest.raises(psycopg.Error, match=why):
+        client.execute(statement)
+
+
+def test_an_upsert_names_the_tenant_column(
+    shops: Estate, row_days: dict[str, dict[str, Any]]
+) -> None:
+    upsert = (
+        "INSERT INTO shop_tag (name) VALUES ('upserted') "
+        "ON CONFLICT (tenant_id, name) DO UPDATE SET name = excluded.name || '!' RETURNING name"
+    )
+    for name in POOLED:
+        with shops.connect(name) as client:
+            assert client.execute(upsert).fetchone() == ("upserted",)
+            assert client.execute(upsert).fetchone() == ("upserted!",)

@@ -118,3 +118,26 @@ def test_a_deleted_operator_cannot_log_in(operated: Estate) -> None:
         refuses(operated, "ops", "acme")
     finally:
         operated.operators["ops"] = known
+
+
+def test_the_audit_is_told_of_every_change_of_tenant_and_every_statement(operated: Estate) -> None:
+    operated.notes.heard.clear()
+    with connect(operated, "agent", "acme") as client:
+        ids(client)
+        client.execute("SET helios.tenant_id = 'globex'")
+        assert ids(client, "SELECT id FROM orders WHERE id <> 4711") == [3]
+        with pytest.raises(errors.InsufficientPrivilege):
+            client.execute("SET helios.tenant_id = 'initech'")
+    login = operated.notes.of("login")[0]
+    assert (login["tenant"], login["actor"], login["reason"]) == ("acme", "agent", "operator")
+    override = operated.notes.of("override")[0]
+    assert (override["tenant"], override["actor"], override["outcome"]) == ("globex", "agent", "ok")
+    assert override["address"] == "127.0.0.1"
+    ran = operated.notes.of("operator_statement")
+    assert [each["tenant"] for each in ran if each["statement_kind"] == "SELECT"] == [
+        "acme",
+        "globex",
+    ]
+    assert len({each["fingerprint"] for each in ran}) == 3
+    assert "4711" not in str(operated.notes.heard)
+    assert operated.notes.of("refusal")[-1]["actor"] == "agent"

@@ -31,6 +31,7 @@ from admin.operator_access import is_whole, whole_database, whole_target
 from admin.protect import Wishes, apply
 from admin.provision import open_admin, provision
 from admin.provision_sql import row_role
+from events.audit_sink import AuditSink
 from events.installation import Installation, Node
 from events.model import Tenant
 from events.secrets import node_purpose, tenant_purpose
@@ -79,6 +80,19 @@ def tenant(id: str, strategy: str = "row", **settings: Any) -> Tenant:
     )
 
 
+class Notes(AuditSink):
+    """What the audit was told: pairs of kind and what it heard."""
+
+    def __init__(self) -> None:
+        self.heard: list[dict[str, str]] = []
+
+    def note(self, kind: str, tenant: str, **told: str) -> None:  # type: ignore[override]
+        self.heard.append({"kind": kind, "tenant": tenant, **told})
+
+    def of(self, kind: str) -> list[dict[str, str]]:
+        return [each for each in self.heard if each["kind"] == kind]
+
+
 class Estate:
     """The running wire path and its tenants. What belongs to the loop is touched by `call` only."""
 
@@ -97,6 +111,7 @@ class Estate:
         self.catalogs: CatalogReader
         self.listener: Listener
         self._loop: asyncio.AbstractEventLoop
+        self.notes = Notes()
         self._stop: asyncio.Event
         self._ready: Future[int] = Future()
 
@@ -171,6 +186,7 @@ class Estate:
             installation=self.installation,
             workers=1,
             record=lambda tenant, delta: None,
+            audit=self.notes,
         )
         self.dispatcher = Dispatcher(lambda id: TenantActor.start(id, around))
         directory = Directory(
@@ -179,8 +195,11 @@ class Estate:
             operator=self.operators.get,
             database_suffix="_db",
             prepare=self.commons.prepare,
+            audit=self.notes,
         )
-        self.listener = Listener(self.installation, directory, mock_secret=b"m" * 32)
+        self.listener = Listener(
+            self.installation, directory, mock_secret=b"m" * 32, audit=self.notes
+        )
         return self.listener
 
     def call(self, work: Callable[[], Any]) -> Any:

@@ -331,7 +331,9 @@ class House:
         """The client that has stayed sees its own rows, whatever it has done."""
         a, owner = scene.a, self.ids[scene.who]
         mark = f"own rows {next(self.turn)}: "
-        ask = f"select '{mark}' || string_agg(distinct tenant_id, ',') from orders"
+        schema = owner if self.kind.strategy == "schema" else "public"
+        table = f'"{schema}".orders'
+        ask = f"select '{mark}' || string_agg(distinct tenant_id, ',') from {table}"
         heard = b""
         with contextlib.suppress(Gone, BrokenPipeError, ConnectionResetError):
             _ = a >> Sync + Query("rollback") + Query(ask)
@@ -411,10 +413,11 @@ class Playing:
         client.close()
 
     def neighbour(self, then: Callable[[], None]) -> None:
-        name = "globex" if self.house.kind.shared else self.who
-        raw = self.house.watcher(name).raw
+        house = self.house
+        raw = house.watcher("globex" if house.kind.shared else self.who).raw
         _ = raw >> Query("select 1")
         then()
+        house.let_go(self, True)
         raw.answers()
 
 

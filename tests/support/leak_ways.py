@@ -51,9 +51,10 @@ class Scene(Protocol):
 
 def say(a: Raw, sql: str) -> str:
     """Ask, and take any answer: of the query, or of a COPY that it has broken off."""
+    found = "nothing"
     with contextlib.suppress(Gone, BrokenPipeError, ConnectionResetError):
-        return a.ask(sql)
-    return "gone"
+        found = a.ask(sql)
+    return "gone" if found == "nothing" else found
 
 
 def plain(scene: Scene) -> bool:

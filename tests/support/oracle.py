@@ -11,14 +11,14 @@ the same: rows, names and types of columns, the command tag, SQLSTATE.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import psycopg
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 from support.engines import Postgres
 from support.estate import Estate, estate, protect, tenant
 from support.oracle_data import (
@@ -52,6 +52,7 @@ class Query:
     literals: tuple[tuple[str, Any, str], ...] = ()  # SQL text, value, type
     ordered: bool = False  # the order of the rows is part of the answer
     copied: bool = False  # COPY … TO STDOUT
+    data: bytes | None = None  # of COPY … FROM STDIN
 
     def inline(self) -> str:
         pieces = self.text.split(_MARK)
@@ -106,10 +107,15 @@ class Side:
     def run(self, query: Query, drive: str) -> Answer:
         connection = self.connection
         try:
+            if query.data is not None:
+                with connection.cursor() as cursor:
+                    with cursor.copy(query.inline().encode()) as copy:
+                        copy.write(query.data)
+                    return Answer(cursor.statusmessage or "")
             if query.copied:
                 with connection.cursor().copy(query.inline().encode()) as copy:
                     return Answer("COPY", rows=[bytes(row) for row in copy])
-            if drive == "simple" or (drive != "prepared" and not query.literals):
+            if drive == "simple" or (drive == "extended" and not query.literals):
                 cursor: Any = psycopg.ClientCursor(connection)
                 cursor.execute(query.inline().encode())
             else:
@@ -254,10 +260,6 @@ def _digest(connection: psycopg.Connection[Any], tenant: str) -> str:
     return "\n".join(row[0] for row in connection.execute(query))
 
 
-def checksum(*contents: str) -> str:
-    return hashlib.sha256("\n".join(contents).encode()).hexdigest()
-
-
 def _prepare(made: Estate, enforcement: str) -> None:
     database = _database(enforcement)
     with made.server.connect(database) as admin:
@@ -312,8 +314,34 @@ def world(server: Postgres, enforcement: str, budget: int = 3) -> Iterator[World
         yield World(made, enforcement, stack)
 
 
-def run(made: World, queries: Sequence[Query], tally: Tally) -> None:
+def run(made: World, queries: Iterable[Query], tally: Tally) -> None:
     """All queries, each as another tenant and in another way than the one before."""
     for number, query in enumerate(queries):
         name = TENANTS[number % len(TENANTS)]
         made.compare(name, query, DRIVES[number // len(TENANTS) % len(DRIVES)], tally)
+
+
+def run_writes(
+    made: World, units: Iterable[tuple[str, list[Query]]], tally: Tally, refill: int = 30
+) -> None:
+    """All units; after each the tenant's rows are its twin's, and nobody else's have changed."""
+    made.refill()
+    before = {name: made.contents(name) for name in TENANTS}
+    for number, (name, unit) in enumerate(units):
+        if number % refill == refill - 1:
+            made.refill()
+            before = {each: made.contents(each) for each in TENANTS}
+        for query in unit:
+            made.compare(name, query, DRIVES[number // len(TENANTS) % len(DRIVES)], tally)
+        for side in made.pairs(name):
+            if side.connection.info.transaction_status != TransactionStatus.IDLE:
+                side.connection.rollback()
+        text = "; ".join(query.inline() for query in unit)
+        before[name], alone = made.contents(name), made.contents_alone(name)
+        if before[name] != alone:
+            tally.wrong.append(f"{name}: {text}\n  has    {before[name]}\n  wanted {alone}")
+            made.refill()
+            before = {each: made.contents(each) for each in TENANTS}
+        for other in TENANTS:
+            if made.contents(other) != before[other]:
+                tally.wrong.append(f"{name} has changed rows of {other}: {text}")

@@ -203,25 +203,57 @@ def _things(rng: random.Random, tenant: str) -> dict[str, list[Row]]:
         return f"{rng.randint(10, 19)}-{rng.randint(100, 999)}"
 
     suppliers = [
-        [tenant, key, f"Supplier#{key}", note(), _maybe(rng, rng.randrange(10)), phone()]
-        + [_maybe(rng, _money(rng, -500, 5000)), note()]
+        [
+            tenant,
+            key,
+            f"Supplier#{key}",
+            note(),
+            _maybe(rng, rng.randrange(10)),
+            phone(),
+            _maybe(rng, _money(rng, -500, 5000)),
+            note(),
+        ]
         for key in range(1, 8)
     ]
     parts = [
-        [key, f"{rng.choice(('green', 'forest', 'red'))} part {key}", f"Manufacturer#{key % 3}"]
-        + [f"Brand#{rng.randint(1, 3)}{rng.randint(1, 3)}", rng.choice(TYPES), rng.randint(1, 15)]
-        + [rng.choice(CONTAINERS), _money(rng, 900, 1100), note(), tenant]
+        [
+            key,
+            f"{rng.choice(('green', 'forest', 'red'))} part {key}",
+            f"Manufacturer#{key % 3}",
+            f"Brand#{rng.randint(1, 3)}{rng.randint(1, 3)}",
+            rng.choice(TYPES),
+            rng.randint(1, 15),
+            rng.choice(CONTAINERS),
+            _money(rng, 900, 1100),
+            note(),
+            tenant,
+        ]
         for key in range(1, 11)
     ]
     offers = [
-        [rng.randint(1, 10), rng.randint(1, 7), tenant, _maybe(rng, rng.randint(1, 900))]
-        + [_money(rng, 1, 1000), note()]
+        [
+            rng.randint(1, 10),
+            rng.randint(1, 7),
+            tenant,
+            _maybe(rng, rng.randint(1, 900)),
+            _money(rng, 1, 1000),
+            note(),
+        ]
         for _ in range(18)
     ]
     offers += [list(row) for row in offers[:3]]
     customers = [
-        [tenant, key, f"Customer#{key}", note(), rng.randrange(10), phone()]
-        + [_maybe(rng, _money(rng, -900, 9000)), rng.choice(SEGMENTS), note()]
+        [
+            tenant,
+            key,
+            f"Customer#{key}",
+            note(),
+            rng.randrange(10),
+            phone(),
+            _maybe(rng, _money(rng, -900, 9000)),
+            rng.choice(SEGMENTS),
+            note(),
+        ]
         for key in range(1, 11)
     ]
     return {"supplier": suppliers, "part": parts, "partsupp": offers, "customer": customers}
@@ -233,19 +265,41 @@ def _sales(rng: random.Random, tenant: str) -> dict[str, list[Row]]:
         day = _day(rng)
         status = rng.choice("OFP")
         orders.append(
-            [key, _maybe(rng, rng.randint(1, 9)), status, _money(rng, 100, 9000), day]
-            + [rng.choice(PRIORITIES), f"Clerk#{rng.randint(1, 4)}", rng.randint(0, 1)]
-            + [_maybe(rng, rng.choice(TEXTS)), tenant]
+            [
+                key,
+                _maybe(rng, rng.randint(1, 9)),
+                status,
+                _money(rng, 100, 9000),
+                day,
+                rng.choice(PRIORITIES),
+                f"Clerk#{rng.randint(1, 4)}",
+                rng.randint(0, 1),
+                _maybe(rng, rng.choice(TEXTS)),
+                tenant,
+            ]
         )
         for number in range(1, rng.randint(1, 4)):
             shipped = day + datetime.timedelta(rng.randint(1, 90))
             lines.append(
-                [tenant, key, rng.randint(1, 10), _maybe(rng, rng.randint(1, 7)), number]
-                + [rng.randint(1, 50), _maybe(rng, _money(rng, 10, 5000), 0.05)]
-                + [Decimal(rng.randint(0, 10)) / 100, Decimal(rng.randint(0, 8)) / 100]
-                + [rng.choice("RAN"), rng.choice("OF"), shipped, _day(rng)]
-                + [shipped + datetime.timedelta(rng.randint(1, 30)), "DELIVER IN PERSON"]
-                + [rng.choice(MODES), _maybe(rng, rng.choice(TEXTS))]
+                [
+                    tenant,
+                    key,
+                    rng.randint(1, 10),
+                    _maybe(rng, rng.randint(1, 7)),
+                    number,
+                    rng.randint(1, 50),
+                    _maybe(rng, _money(rng, 10, 5000), 0.05),
+                    Decimal(rng.randint(0, 10)) / 100,
+                    Decimal(rng.randint(0, 8)) / 100,
+                    rng.choice("RAN"),
+                    rng.choice("OF"),
+                    shipped,
+                    _day(rng),
+                    shipped + datetime.timedelta(rng.randint(1, 30)),
+                    "DELIVER IN PERSON",
+                    rng.choice(MODES),
+                    _maybe(rng, rng.choice(TEXTS)),
+                ]
             )
     return {"orders": orders, "lineitem": lines}
 

@@ -57,6 +57,7 @@ class Item:
         self.columns = list(columns)
         self.name = name
         self.table = table
+        self.renamed = f"{name}.c1" in dict(self.columns)
 
 
 class Queries(Special):

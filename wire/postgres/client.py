@@ -156,7 +156,7 @@ class ClientConnection(Borrower):
         if verdict is None:
             verdict = self.learn(sql)
             if verdict is None:
-                return WAIT
+                return self.come_again()
         if verdict.refusal is not None:
             return self.refuse(verdict.refusal, o.QUERY, sql)
         if self.escapes and self.misread(sql):
@@ -165,7 +165,7 @@ class ClientConnection(Borrower):
         if server is None:
             server = self.attach()
             if server is None:
-                return WAIT if self.blocked else self.refuse_pending(o.QUERY, sql)
+                return self.come_again() if self.blocked else self.refuse_pending(o.QUERY, sql)
         else:
             refusal = self.charge()
             if refusal is None and server.unsure:
@@ -212,7 +212,9 @@ class ClientConnection(Borrower):
             return None
         if tenant == self.tenant:
             operator.settled(tenant, text)
-            self.listener.note_operator(self, text)
+            if not operator.again:
+                self.listener.note_operator(self, text)
+            operator.again = False
             return text
         if self.server is not None and not (self.session_mode and self.server.at_rest()):
             self.pending = inside_transaction()
@@ -220,6 +222,12 @@ class ClientConnection(Borrower):
         self.block()
         self.listener.change_tenant(self, tenant)
         return None
+
+    def come_again(self) -> int:
+        """The text waits, and is handled from its start once more."""
+        if self.operator is not None:
+            self.operator.again = True
+        return WAIT
 
     def enter(self, tenant: str, lease: Lease) -> None:
         """From now on the client works in another tenant."""

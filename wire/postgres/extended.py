@@ -86,14 +86,14 @@ class Extended:
         if verdict is None:
             verdict = client.learn(sql)
             if verdict is None:
-                return WAIT
+                return client.come_again()
         if verdict.refusal is not None:
             return client.refuse(verdict.refusal, o.PARSE, sql)
         if client.escapes and client.misread(sql):
             return client.refuse(backslash(), o.PARSE, sql)
         server = self.server()
         if server is None:
-            return self.no_server(sql)
+            return client.come_again() if client.blocked else self.no_server(sql)
         if server.unsure:
             refusal = ambiguous(server, sql)
             if refusal is not None:

@@ -31,6 +31,7 @@ class Operator:
 
     home     the tenant of statements that name none
     failure  why the last change of tenant could not be had
+    again    the text that comes next has come before, and waited for something
     """
 
     def __init__(self, name: str, tenants: frozenset[str] | None, home: str) -> None:
@@ -38,6 +39,7 @@ class Operator:
         self.tenants = tenants
         self.home = home
         self.failure: e.TenantryError | None = None
+        self.again = False
 
     def may(self, tenant: str) -> bool:
         return self.tenants is None or tenant in self.tenants

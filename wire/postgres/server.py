@@ -30,6 +30,9 @@ from wire.tasks import spawn
 MAX_DESCRIPTION_BYTES: Final[i64] = 1024 * 1024
 # Cancel requests under way to one server: one is enough, a few more follow later statements.
 MAX_CANCELS: Final = 4
+# A process that was given up is cancelled once more after this: by then it has read what it was
+# sent, and runs it or has ended.
+CANCEL_AGAIN_SECONDS: Final = 1.0
 
 # The sealing of a server, as messages: one parameter of type text (OID 25), in text format.
 ENTER_PARSE: Final = p.message(
@@ -306,6 +309,11 @@ class ServerConnection(Answers):
         done = False
         try:
             done = await send_cancel(self.target)
+            if done and self.closed:
+                # Given up while it runs something, which may have come to it after the cancel.
+                # Nobody reads its answer, so only this ends it.
+                await asyncio.sleep(CANCEL_AGAIN_SECONDS)
+                await send_cancel(self.target)
         finally:
             self.cancels -= 1
             if not done:

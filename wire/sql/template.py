@@ -178,6 +178,16 @@ class _Output:
         self.copied = self.list_begin
         return self.list_start
 
+    def listed(self, token: i64, kind: i64, start: i64) -> i64:
+        """While a list is read, comes a token. Returns where to read again from, or -1."""
+        if self.depth == self.outside:
+            self.between(kind, start)
+            if self.list == _NO_LIST:
+                return self.copied if self.marked else -1
+        if self.marked and token in (WORD, QUOTED):
+            return self.keep_list()
+        return -1
+
     def between(self, kind: i64, start: i64) -> None:
         """A token of the byte class `kind` starts at `start`, outside of all items of the list."""
         if self.list == _IN_LIST:
@@ -224,7 +234,6 @@ def _template(sql: bytes, out: _Output, rows: bool) -> bytes | None:
                 return None  # it never ends
             out.end_list()
             i = out.copied
-            word_end = 0
             continue
         start = i
         kind: i64 = CLASS[sql[i]]
@@ -253,17 +262,12 @@ def _template(sql: bytes, out: _Output, rows: bool) -> bytes | None:
             if i - start > 1 or sql[start] != 32:
                 out.put(start, i, b" ")
             continue
-        if out.list != _NO_LIST and out.depth == out.outside:
-            out.between(kind, start)
-            if out.marked and out.list == _NO_LIST:
-                i = out.copied
-                word_end = 0
+        if out.list != _NO_LIST:
+            again: i64 = out.listed(token, kind, start)
+            if again >= 0:
+                i = again
+                word_end = 0  # a list opens behind a word only: it does not open again
                 continue
-        if out.marked and out.list != _NO_LIST and token in (WORD, QUOTED):
-            # Read again from its parenthesis on; a list opens only behind a word.
-            i = out.keep_list()
-            word_end = 0
-            continue
         if token == WORD:
             word = start
             word_end = i

@@ -235,3 +235,8 @@ select * into temp x from t
 select * into table x from t
 select * into unlogged x from t
 select array[x::numeric(10,2), array[1,2]], date(cast(x as varchar(10))), date(a::timestamp(3) with time zone), array[array[1,2],array[3,4]], text(date(x)), array[date '2020-01-01', timestamp(3) '2020-01-01'], array[interval(3) '1', (select 1 from u)], array(select date(x) from v), array[varchar(3) 'a'] from t
+with x as (select 1) values ((select count(*) from x))
+with x as (select a from t), y as not materialized (select a from u) values (1, 'a'), (2, (select max(a) from v)) order by 1 limit 1
+with x as materialized (select a from t) insert into u (a) values (1), (2)
+select a from t as x tablesample bernoulli (100) repeatable (3) join u tablesample system (50) on t.j ? 'b'
+with x as (select a from t where j @? '$.a') values (1)

@@ -26,7 +26,6 @@ NOT_READ = [
     "SELECT \"char\" 'a' FROM t",
     "SELECT xmlroot(a, VERSION '1', STANDALONE YES) FROM t",
     "INSERT INTO t (a, b.c, d[1]) VALUES (1, 2, 3)",
-    "WITH x AS (SELECT 1) VALUES ((SELECT count(*) FROM x))",
 ]
 
 TPCH = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
+from typing import Any, ClassVar
 
 import django.db.models.deletion
 from django.conf import settings
@@ -20,11 +20,11 @@ def add_countries(apps: Any, editor: Any) -> None:
 class Migration(migrations.Migration):
     initial = True
 
-    dependencies = [
+    dependencies: ClassVar = [
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
-    operations = [
+    operations: ClassVar = [
         migrations.CreateModel(
             name="Country",
             fields=[

@@ -1,0 +1,212 @@
+"""The words, schemas and examples of the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from admin.api.bodies import FORM, JSON, MERGE_PATCH
+from admin.api.problems import MEDIA_TYPE, TITLES
+
+Schema = dict[str, Any]
+
+TITLE: Final = "Tenantry admin API"
+DESCRIPTION: Final = """\
+Tenants, their limits, permissions and users; what they use; the log of every change; the audit.
+
+**Tokens.** Every request but `/healthz` and `/readyz` carries `Authorization: Bearer TOKEN`, made by \
+`tenantry tokens create`. **Changes** are commands: `dry_run=true` only tells what would happen, \
+`Idempotency-Key` makes a repeated request happen once, `If-Match` with the `ETag` of a read makes \
+sure that nobody else was faster (412). **Mistakes** are told all at once as problem details \
+(RFC 9457): `errors` has the path, what is wrong, and a hint. **Rates**: 429 and 503 say when to come \
+back (`Retry-After`). **Lists** have `limit` and `cursor`, and a `Link` to the next page. \
+**Unlimited** is the word "unlimited" in settings and null in statistics.
+"""
+TAGS: Final = [
+    {"name": "tenants", "description": "Tenants and their settings."},
+    {"name": "users", "description": "Login names of a tenant."},
+    {"name": "usage", "description": "What tenants use."},
+    {"name": "analytics", "description": "Reports over all tenants."},
+    {"name": "tiers", "description": "Settings that tenants have in common."},
+    {"name": "access", "description": "Operators and command tokens."},
+    {"name": "log", "description": "Every change, as it was stored."},
+    {"name": "audit", "description": "Who did what, refused or allowed."},
+    {"name": "system", "description": "The installation itself."},
+]
+
+NAME: Final[Schema] = {"type": "string"}
+COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
+NUMBER: Final[Schema] = {"type": "number"}
+MAYBE_NUMBER: Final[Schema] = {"type": ["number", "null"]}
+OBJECT: Final[Schema] = {"type": "object"}
+
+
+def table(**properties: Schema) -> Schema:
+    """An object that has all of these, and maybe more."""
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def listed(items: Schema) -> Schema:
+    return {"type": "array", "items": items}
+
+
+PROBLEM: Final = {
+    **table(
+        type=NAME,
+        title=NAME,
+        status={"type": "integer"},
+        detail=NAME,
+        instance=NAME,
+        code={"type": "string", "enum": list(TITLES)},
+        errors=listed(table(path=NAME, message=NAME, hint=NAME)),
+    ),
+    "description": "Problem details (RFC 9457).",
+}
+ANSWER: Final = {
+    **table(
+        accepted={"const": True},
+        command_id=NAME,
+        sequence=COUNT,
+        events=listed(table(type=NAME, version=COUNT, data=OBJECT)),
+        repeated={"type": "boolean"},
+        dry_run={"type": "boolean"},
+    ),
+    "description": "What a command came to.",
+}
+TENANT: Final = table(
+    id=NAME,
+    name=NAME,
+    enabled={"type": "boolean"},
+    status={"type": "string", "enum": ["active", "pending", "failed", "disabled", "parked"]},
+    tier={"type": ["string", "null"]},
+    isolation=OBJECT,
+    rate_limits=OBJECT,
+    pool=OBJECT,
+    permissions=OBJECT,
+    users=listed(table(name=NAME)),
+    features=OBJECT,
+    metadata=OBJECT,
+    settings=OBJECT,
+    version=COUNT,
+)
+LIST_ENTRY: Final = table(
+    id=NAME,
+    name=NAME,
+    isolation=NAME,
+    active_connections=COUNT,
+    qps_current=NUMBER,
+    qps_limit=MAYBE_NUMBER,
+)
+STATS: Final = table(
+    tenant_id=NAME,
+    tenant=NAME,
+    connections=table(active=COUNT, idle=COUNT, max={"type": ["integer", "null"]}),
+    queries=table(total=COUNT, qps_current=NUMBER, qps_limit=MAYBE_NUMBER, slow_queries=COUNT),
+    data=table(rows_read=COUNT, rows_written=COUNT, bytes_read=NAME, bytes_written=NAME),
+    stats=table(
+        requests_total=COUNT,
+        requests_per_second=NUMBER,
+        bandwidth_used=NAME,
+        bandwidth_limit={"type": ["string", "null"]},
+        active_connections=COUNT,
+        rate_limit_exceeded=COUNT,
+    ),
+    quotas=table(
+        bandwidth=table(used=COUNT, limit={"type": ["integer", "null"]}, reset_at=NAME)
+    ),
+)
+EVENT: Final = table(
+    sequence=COUNT,
+    kind=NAME,
+    id=NAME,
+    time=NAME,
+    actor=NAME,
+    command_id=NAME,
+    events=listed(table(type=NAME, version=COUNT, data=OBJECT)),
+)
+
+# --- examples: those of the source documents ------------------------------------------------------
+
+NEW_TENANT_FLAT: Final = {
+    "id": "tenant_e",
+    "name": "Echo Inc",
+    "isolation": "schema",
+    "database": "shared_db",
+    "schema": "tenant_e",
+    "max_connections": 20,
+    "qps_limit": 300,
+}
+NEW_TENANT: Final = {
+    "id": "new-tenant",
+    "name": "New Tenant",
+    "rate_limits": {"requests_per_second": 500},
+    "upstream": "shared-backend",
+}
+LISTED: Final = {
+    "tenants": [
+        {
+            "id": "tenant_a",
+            "name": "Acme Corp",
+            "isolation": "database",
+            "active_connections": 25,
+            "qps_current": 456,
+            "qps_limit": 1000,
+        }
+    ]
+}
+
+
+# --- parts of a path item -------------------------------------------------------------------------
+
+
+def body(
+    schema: Schema | None = None,
+    *,
+    required: bool = True,
+    patch: bool = False,
+    examples: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """`openapi_extra` of an endpoint that reads a JSON object."""
+    media: dict[str, Any] = {"schema": schema or OBJECT}
+    if examples:
+        media["examples"] = {name: {"value": value} for name, value in examples.items()}
+    content = {JSON: media}
+    if patch:
+        content[MERGE_PATCH] = media
+    return {"requestBody": {"required": required, "content": content}}
+
+
+def answers(
+    schema: Schema, example: Any = None, *, status: int = 200, words: str = "It is so."
+) -> dict[int | str, dict[str, Any]]:
+    """`responses` of an endpoint that answers with JSON, or with a problem."""
+    media: dict[str, Any] = {"schema": schema}
+    if example is not None:
+        media["example"] = example
+    return {status: {"description": words, "content": {JSON: media}}, **PROBLEMS}
+
+
+def _problem(words: str) -> dict[str, Any]:
+    return {
+        "description": words,
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+
+
+PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
+    400: _problem("The request cannot be read."),
+    401: _problem("There is no good token."),
+    403: _problem("The role does not allow it."),
+    404: _problem("There is no such thing."),
+    409: _problem("It exists already, or others were faster."),
+    412: _problem("It is not at the version of If-Match."),
+    413: _problem("The body is too large."),
+    415: _problem("Send JSON."),
+    422: _problem("Something in it is wrong; `errors` has all of it."),
+    429: _problem("Too many requests."),
+    503: _problem("The log cannot be reached, or something starts."),
+}
+COMMANDED: Final[dict[int | str, dict[str, Any]]] = {
+    204: {"description": "Done, or it was so already."},
+    **answers(ANSWER, words="What would be stored (dry run)."),
+}
+FORM_NOTE: Final = f"(JSON sent as {FORM}, as `curl -d` does, is understood as well.)"

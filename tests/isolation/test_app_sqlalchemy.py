@@ -1,0 +1,103 @@
+"""A ledger on SQLAlchemy as a tenant of each kind sees what it sees directly on PostgreSQL.
+
+Row tenants share its tables, two of them in the shared pool; the operator runs the migrations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from support.apps import ledger
+from support.apps.running import at_once, corrections, let_operator_in, operator_dsn
+from support.engines import Postgres
+from support.estate import Estate, estate, protect, tenant
+from support.provisioning import lone_postgres
+
+__all__ = ["lone_postgres"]
+
+SHARED = "shared_ledger"
+# The drivers of row tenants that run at the same time.
+ROWS = {"acme": "psycopg", "globex": "psycopg2", "initech": "psycopg", "umbrella": "psycopg2"}
+POOLED = ("acme", "globex")
+OWNED = ("account", "entry")
+DRIVERS = ("psycopg", "psycopg2")
+OWN = {"permissions": {"allow_ddl": True}}
+STEPS = [step.__name__ for step in (ledger.opening, *ledger.DAY[:-1])]
+
+
+@pytest.fixture(scope="module")
+def ledgers(lone_postgres: Postgres) -> Iterator[Estate]:
+    """All of them before their first day, with the tables that row tenants share."""
+    tenants = [
+        tenant(f"{strategy}-{driver}", strategy, **OWN)
+        for strategy in ("schema", "database")
+        for driver in DRIVERS
+    ]
+    for name in ROWS:
+        pool = {"dedicated_pool": name not in POOLED}
+        tenants.append(tenant(name, database_name=SHARED, pool=pool))
+    with estate(lone_postgres, tenants, prepare=let_operator_in, budget=2) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def direct(lone_postgres: Postgres) -> dict[str, dict[str, Any]]:
+    """What the ledger sees without a proxy, by driver."""
+    return {
+        driver: whole(lone_postgres.dsn(lone_postgres.create_database("direct")), driver)
+        for driver in DRIVERS
+    }
+
+
+def whole(dsn: str, driver: str) -> dict[str, Any]:
+    steps = (ledger.first, ledger.opening, ledger.second, *ledger.DAY)
+    return ledger.run(dsn, driver, *steps)
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("strategy", ["schema", "database"])
+def test_a_tenant_with_a_place_of_its_own(
+    ledgers: Estate, direct: dict[str, dict[str, Any]], strategy: str, driver: str
+) -> None:
+    assert whole(ledgers.dsn(f"{strategy}-{driver}"), driver) == direct[driver]
+
+
+@pytest.fixture(scope="module")
+def row_days(ledgers: Estate) -> dict[str, dict[str, Any]]:
+    """What each row tenant has seen; the operator has changed the tables meanwhile."""
+    operator = operator_dsn(ledgers, SHARED)
+    ledger.run(operator, "psycopg", ledger.first)
+    with psycopg.connect(operator) as client:
+        for table in OWNED:
+            client.execute(f"ALTER TABLE {table} ADD COLUMN tenant_id text")
+        client.commit()
+        for statement in corrections(ledgers, SHARED, ["currency"]):
+            client.execute(statement)
+    protect(ledgers, SHARED, share=["currency"])
+    seen = at_once(
+        list(ROWS), lambda name: ledger.run(ledgers.dsn(name), ROWS[name], ledger.opening)
+    )
+    ledger.run(operator, "psycopg", ledger.second)
+    protect(ledgers, SHARED, share=["currency"])
+    days = at_once(list(ROWS), lambda name: ledger.run(ledgers.dsn(name), ROWS[name], *ledger.DAY))
+    return {name: seen[name] | day for name, day in days.items()}
+
+
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("step", STEPS)
+def test_a_row_tenant_beside_others(
+    direct: dict[str, dict[str, Any]], row_days: dict[str, dict[str, Any]], name: str, step: str
+) -> None:
+    assert row_days[name][step] == direct[ROWS[name]][step]
+
+
+def test_reflection_tells_a_row_tenant_what_it_tells_directly(
+    ledgers: Estate, row_days: dict[str, dict[str, Any]]
+) -> None:
+    known = ledger.run(ledgers.server.dsn(SHARED), "psycopg", ledger.looking)["looking"]
+    for name, driver in ROWS.items():
+        if driver == "psycopg":
+            assert row_days[name]["looking"] == known

@@ -1,0 +1,99 @@
+"""A control process with its admin API, without workers: real NATS, real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+from support.desk import VAULT, Notes
+from support.engines import Nats
+
+from admin.api.backend import Backend
+from admin.api.limits import Rate, Rates
+from admin.api.server import AdminServer
+from admin.control import Control
+from events.commands import PutInstallation
+from events.installation import Installation
+
+FAST = Rate(1e6, 1e6)
+UNBOUNDED = Rates(FAST, FAST, FAST)
+
+
+class Office:
+    """A running API, a client of it with an operator's token, and what the audit was told."""
+
+    def __init__(
+        self, control: Control, server: AdminServer, backend: Backend, notes: Notes
+    ) -> None:
+        self.control = control
+        self.server = server
+        self.backend = backend
+        self.notes = notes
+        self.token = self.make("ann")
+        self.client = self.as_token(self.token)
+
+    def make(self, name: str, role: Any = "operator", tenant: str = "", **more: Any) -> str:
+        return self.control.service.signer.make(name, role, tenant=tenant, **more)[0]
+
+    def as_token(self, token: str) -> httpx.AsyncClient:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return httpx.AsyncClient(base_url=self.server.url, headers=headers, timeout=20)
+
+    def as_role(self, role: str, tenant: str = "") -> httpx.AsyncClient:
+        return self.as_token(self.make(f"some-{role}", role, tenant))
+
+    async def ask(self, method: str, path: str, body: Any = None, **more: Any) -> httpx.Response:
+        return await self.client.request(method, path, json=body, **more)
+
+    async def configure(self, **settings: Any) -> None:
+        """Set something of the installation."""
+        known = self.control.projection.installation_settings()
+        await self.control.commander.execute(
+            PutInstallation(settings={**known, **settings}), "test"
+        )
+
+
+@asynccontextmanager
+async def office(
+    url: str,
+    *,
+    rates: Rates = UNBOUNDED,
+    prepare: Callable[[Control], Awaitable[None]] | None = None,
+    workers: tuple[bool, ...] = (True,),
+    **settings: Any,
+) -> AsyncIterator[Office]:
+    notes = Notes()
+    control = await Control.open([url], VAULT)
+    control.follow()
+    installation = Installation(**{"admin_address": "127.0.0.1:0", **settings})
+    backend = Backend(
+        lambda: control,
+        lambda: workers,
+        rates=rates,
+        insecure=installation.admin_allow_insecure,
+    )
+    server = AdminServer(backend, installation, rates=rates)
+    made: Office | None = None
+    try:
+        await control.serve_commands(notes)
+        if prepare is not None:
+            await prepare(control)
+        await server.start()
+        made = Office(control, server, backend, notes)
+        yield made
+    finally:
+        if made is not None:
+            await made.client.aclose()
+        await server.stop()
+        await control.close()
+
+
+def in_office(server: Nats, test: Callable[[Office], Awaitable[None]], **how: Any) -> None:
+    async def run() -> None:
+        async with office(server.url, **how) as made:
+            await test(made)
+
+    asyncio.run(run())

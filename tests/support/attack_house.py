@@ -1,0 +1,438 @@
+"""Where attacks are run: two tenants on one server, one full of canaries, and what watches over it.
+
+    with house(server, Combination("row", enforcement="seal")) as made:
+        findings = made.run(attack)
+
+The victim has rows, a listener, a lock, an open transaction and a large object; in all of them are
+words that occur nowhere else. After each attack all that the attacker has received is searched for
+them, the victim's rows are compared with what they were, and its clients must answer.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psycopg
+from support.attack_client import Attacker, Login
+from support.attack_data import FILL, SHARED_FUNCTION, TABLE_NAMES, TABLES
+from support.attacks import Attack
+from support.engines import Postgres
+from support.estate import PASSWORD, USER, Estate, estate, protect, tenant
+from support.provisioning import VAULT, login
+
+from admin.provision_names import group_role, row_role, row_role_purpose, seal_key_purpose
+from events.model import Tenant
+from events.secrets import tenant_purpose
+from wire.sql.seal import token
+
+ME: Final = "acme"
+OTHER: Final = "vexillum"
+# In every cell of the victim's rows; and in everything else of the victim's.
+IN_ROWS: Final = "ROWCANARY"
+BESIDE: Final = "SIDECANARY"
+CHANNEL: Final = "news"
+LOCK: Final = 4711
+VICTIM_SECONDS: Final = 3.0  # in which the victim's statements must be through
+
+
+def _encodings(word: str) -> list[bytes]:
+    """A word as clever queries may send it."""
+    plain = word.lower().encode()
+    forms = [plain, plain[::-1], plain.hex().encode(), word.upper().encode().hex().encode()]
+    for shift in range(3):
+        for each in (word.lower(), word.upper()):
+            coded = base64.b64encode(b"x" * shift + each.encode())
+            forms.append(coded[4 if shift else 0 : -4].lower())
+    return forms
+
+
+_ROWS: Final = [*_encodings(IN_ROWS), b"77000", b"7777.7", b"1977-07-07", b"77777777-7777"]
+_BESIDE: Final = _encodings(BESIDE)
+# The server's answer to its own query is not sought for in the text of the query.
+_NAME: Final = OTHER.encode()
+
+
+@dataclass(frozen=True)
+class Combination:
+    """What stands between attacker and victim.
+
+    direct  the attacker is past the proxy: only the database is left
+    opened  nothing is left, so that attacks must succeed
+    """
+
+    strategy: str
+    enforcement: str = "both"
+    dedicated: bool = False
+    mode: str = "transaction"
+    direct: bool = False
+    opened: bool = False
+
+    def __str__(self) -> str:
+        words = [self.strategy]
+        if self.strategy == "row":
+            words += ["dedicated" if self.dedicated else "shared", self.enforcement]
+        words += [self.mode, *(["direct"] if self.direct else []), *(["opened"] * self.opened)]
+        return "-".join(words)
+
+    @property
+    def rows_only(self) -> bool:
+        """With one layer off, it is the rows that the other must protect."""
+        return self.direct or self.opened or self.enforcement != "both"
+
+
+def tenants(combination: Combination) -> list[Tenant]:
+    """Attacker and victim."""
+    strategy = combination.strategy
+    settings: dict[str, Any] = {"permissions": {"allow_explain": True}}
+    settings["pool"] = {"dedicated_pool": combination.dedicated, "max_connections": 6}
+    if strategy == "row":
+        settings |= {"database_name": "attacked", "shared_tables": ["countries"]}
+        settings |= {"enforcement": "seal" if combination.opened else combination.enforcement}
+    else:
+        settings["permissions"] |= {"allow_ddl": True}
+        if strategy == "schema":
+            settings["database_name"] = "attacked"
+        elif strategy == "branch":
+            settings["branch_base"] = "mould"
+    return [tenant(name, strategy, **settings) for name in (ME, OTHER)]
+
+
+class House:
+    """The tenants behind their proxy, and the watch over the victim."""
+
+    def __init__(self, made: Estate, combination: Combination) -> None:
+        self.made = made
+        self.combination = combination
+        self.stack = contextlib.ExitStack()
+        self.admins = {
+            name: self.stack.enter_context(made.admin(name, options="-c row_security=off"))
+            for name in (ME, OTHER)
+        }
+        self.places: dict[str, str] = {}
+        self.attacker: Attacker
+        self.before: tuple[Any, ...] = ()
+        self.mine: tuple[Any, ...] = ()
+
+    # --- the victim -------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """The victim's clients begin, and the attacker comes."""
+        enter = self.stack.enter_context
+        options = {"application_name": f"{BESIDE}-name"}
+        self.calm, self.busy, self.ear = (
+            enter(self.made.connect(OTHER, **options)) for _ in range(3)
+        )
+        # Its own bound, so that nothing of this depends on what attackers may set.
+        self.calm.execute(f"SET lock_timeout = '{int(VICTIM_SECONDS * 1000)}ms'")
+        self.ear.execute(f"LISTEN {CHANNEL}")
+        self.ear.execute("SELECT pg_advisory_lock(%s)", (LOCK,))
+        self._begin()
+        self._places()
+        self.attacker = Attacker(self._login(), self._entry)
+        self.before, self.mine = self._victims(), self._attackers()
+
+    def _begin(self) -> None:
+        self.busy.execute("BEGIN")
+        self.busy.execute("UPDATE orders SET extra = extra WHERE id = 7700005")
+        self.busy.execute(
+            f"DECLARE {BESIDE}_cursor CURSOR FOR SELECT id FROM orders ORDER BY id"
+        )
+        self.busy.execute(f"SELECT '{BESIDE} in the text'")
+        row = self.busy.execute("SELECT pg_backend_pid()").fetchone()
+        assert row is not None
+        self.pid = int(row[0])
+        self.busy.execute(f"SELECT '{BESIDE} in the text', 1")
+
+    def _places(self) -> None:
+        made = self.made.tenants[OTHER]
+        assert made.provisioned is not None
+        real = self.admins[OTHER].execute(
+            "SELECT pid FROM pg_stat_activity WHERE query LIKE %s AND pid <> pg_backend_pid()",
+            (f"%{BESIDE} in the text%",),
+        ).fetchone()
+        assert real is not None, "the victim's open transaction"
+        self.victim_pid = int(real[0])
+        schema = {"row": "public", "schema": OTHER}.get(self.combination.strategy, "public")
+        key = VAULT.derive(seal_key_purpose(made.database))
+        large = self.admins[OTHER].execute(
+            f"SELECT lo_from_bytea(0, '{IN_ROWS} in a large object')"
+        ).fetchone()
+        assert large is not None
+        self.admins[OTHER].execute(
+            f"ALTER LARGE OBJECT {large[0]} OWNER TO \"{made.provisioned.role}\""
+        )
+        self.places = {
+            "me": f"'{ME}'",
+            "other": f"'{OTHER}'",
+            "schema": f'"{schema}"',
+            "role": f'"{made.provisioned.role}"',
+            "database": made.database,
+            "pid": str(self.victim_pid),
+            "lo": str(large[0]),
+            "token": token(key, OTHER, f"{self.victim_pid}:1", time.time()).decode(),
+            "forged": token(b"k" * 32, OTHER, f"{self.victim_pid}:1", time.time()).decode(),
+            "key": str(LOCK),
+        }
+        for name in TABLE_NAMES:
+            prefix = f'"{schema}".' if self.combination.strategy == "schema" else ""
+            self.places[name] = prefix + name
+
+    # --- the attacker -----------------------------------------------------------------------------
+
+    def _login(self) -> Login:
+        made, one = self.made, self.made.tenants[ME]
+        if not self.combination.direct:
+            return Login("127.0.0.1", made.port, f"{ME}.{USER}", PASSWORD, ME)
+        server = made.server
+        if self.combination.strategy == "row" and not self.combination.dedicated:
+            password = VAULT.derive(row_role_purpose(one.database)).hex()
+            return Login(server.host, server.port, row_role(one.database), password, one.database)
+        assert one.provisioned is not None
+        password = VAULT.open(one.provisioned.secret, tenant_purpose(ME))
+        return Login(server.host, server.port, one.provisioned.role, password, one.database)
+
+    def _entry(self, attacker: Attacker) -> None:
+        """What the proxy does with a shared server, where the attacker is past the proxy."""
+        combination = self.combination
+        if combination.direct and combination.strategy == "row" and not combination.dedicated:
+            key = VAULT.derive(seal_key_purpose(self.made.tenants[ME].database))
+            backend = attacker.ask("SELECT tenantry.backend()")
+            proof = token(key, ME, backend, time.time()).decode()
+            assert attacker.ask(f"SELECT tenantry.enter('{proof}')") == ""
+
+    # --- an attack --------------------------------------------------------------------------------
+
+    def run(self, attack: Attack, ways: tuple[str, ...]) -> list[str]:
+        """What the attack got that it must not get; [] for nothing."""
+        if attack.only and self.combination.strategy not in attack.only:
+            return []
+        texts = attack.texts(self.places)
+        found: list[str] = []
+        heard = b""
+        if attack.call:
+            heard = self.attacker.call(self._oid(attack.call), attack.values)
+        for way in ways if not attack.call else ():
+            heard += self.attacker.run(way, texts, attack, self._another)
+        found += self._watch()
+        heard += self.attacker.rest()
+        found += self.attacker.complaints
+        found += [] if attack.residual else self._told(heard, texts)
+        self.heard = heard
+        self.attacker.renew()
+        return [f"{self.combination}: {attack.name}: {each}" for each in found]
+
+    def _oid(self, signature: str) -> int:
+        row = self.admins[ME].execute("SELECT to_regprocedure(%s)::oid::int", (signature,))
+        found = row.fetchone()
+        assert found is not None, signature
+        return int(found[0] or 1)
+
+    def _another(self) -> None:
+        """The victim uses the server in between."""
+        self.calm.execute("SELECT count(*) FROM orders").fetchone()
+
+    def _told(self, heard: bytes, texts: tuple[str, ...]) -> list[str]:
+        found = canaries(heard)
+        if self.combination.rows_only:
+            return [each for each in found if each.startswith("row")]
+        sent = "".join(texts).encode().lower()
+        if self.combination.strategy == "row" and _NAME in heard.lower() and _NAME not in sent:
+            found.append(f"the victim's name in {around(heard.lower(), _NAME)!r}")
+        return found
+
+    def _watch(self) -> list[str]:
+        """What has happened to the victim."""
+        found: list[str] = []
+        now = self._victims()
+        if now != self.before:
+            found.append(f"the victim's things have changed: {differing(self.before, now)}")
+            self.before = now
+        if self.combination.rows_only:
+            found += self._owners()
+        else:
+            found += self._alive()
+        mine = self._attackers()
+        if mine != self.mine:
+            self._restore()
+        return found
+
+    def _owners(self) -> list[str]:
+        got = self.calm.execute("SELECT string_agg(DISTINCT tenant_id, ',') FROM orders")
+        row = got.fetchone()
+        return [] if row == (OTHER,) or self.combination.opened else [f"the victim sees {row}"]
+
+    def _alive(self) -> list[str]:
+        found = self._owners()
+        try:
+            self.calm.execute("UPDATE orders SET total = total WHERE id = 7700001")
+            self.calm.execute("UPDATE items SET name = name")
+            self.busy.execute("SELECT 1")
+            self.calm.execute(f"NOTIFY {CHANNEL}, '{BESIDE}'")
+            noted = list(self.ear.notifies(timeout=VICTIM_SECONDS, stop_after=1))
+            if [(each.channel, each.payload) for each in noted] != [(CHANNEL, BESIDE)]:
+                found.append(f"the victim's listener heard {noted}")
+        except psycopg.Error as error:
+            found.append(f"the victim was disturbed: {error!r}")
+        return found
+
+    def close(self) -> list[str]:
+        """The end of all: what only shows then."""
+        if self.combination.rows_only:
+            return []
+        found: list[str] = []
+        try:
+            rows = self.busy.execute(f"FETCH 2 FROM {BESIDE}_cursor").fetchall()
+            if [row[0] for row in rows] != [7700001, 7700002]:
+                found.append(f"the victim's cursor has {rows}")
+            self.busy.execute("COMMIT")
+            row = self.ear.execute("SELECT pg_advisory_unlock(%s)", (LOCK,)).fetchone()
+            if row != (True,):
+                found.append("the victim's advisory lock is gone")
+        except psycopg.Error as error:
+            found.append(f"the victim was disturbed: {error!r}")
+        return found
+
+    # --- the state of things ----------------------------------------------------------------------
+
+    def _victims(self) -> tuple[Any, ...]:
+        rows = self.admins[OTHER].execute(self._digest(OTHER)).fetchone()
+        return tuple(rows or ())
+
+    def _attackers(self) -> tuple[Any, ...]:
+        rows = self.admins[ME].execute(self._digest(ME)).fetchone()
+        return tuple(rows or ())
+
+    def _digest(self, whose: str) -> str:
+        each = [
+            f"(SELECT md5(string_agg(t::text, ' ' ORDER BY t::text)) FROM {self._at(whose)}{name} t"
+            f" WHERE tenant_id = '{whose}')"
+            for name in TABLE_NAMES
+            if name not in ("countries", "secrets")
+        ]
+        beside = [
+            f"(SELECT md5(string_agg(t::text, ' ' ORDER BY t::text)) FROM {self._at(whose)}{name} t)"
+            for name in ("countries", "secrets")
+        ]
+        if whose == OTHER:
+            owned = f"'\"{self._schema(OTHER)}\"'::regnamespace"
+            beside += [
+                f"(SELECT md5(string_agg(concat(relname, relkind, relacl), ' ' ORDER BY relname))"
+                f" FROM pg_class WHERE relnamespace = {owned})",
+                f"(SELECT md5(string_agg(concat(proname, prosrc), ' ' ORDER BY oid))"
+                f" FROM pg_proc WHERE pronamespace = {owned})",
+                "(SELECT md5(string_agg(concat(rolname, rolsuper), ' ' ORDER BY rolname))"
+                " FROM pg_roles WHERE rolname !~ '^pg_')",
+                "(SELECT count(*) FROM pg_db_role_setting)",
+            ]
+        return "SELECT " + ", ".join(each + beside)
+
+    def _schema(self, whose: str) -> str:
+        return whose if self.combination.strategy == "schema" else "public"
+
+    def _at(self, whose: str) -> str:
+        return f'"{self._schema(whose)}".'
+
+    def _restore(self) -> None:
+        """The attacker's rows as they were: what it did to them must not weaken later attacks."""
+        admin, at = self.admins[ME], self._at(ME)
+        with contextlib.suppress(psycopg.Error):
+            for name in reversed(TABLE_NAMES[:-2]):
+                admin.execute(f"DELETE FROM {at}{name} WHERE tenant_id = '{ME}'")
+            for statement in FILL[ME]:
+                admin.execute(f"SET search_path = {self._schema(ME)}")
+                admin.execute(statement)
+        self.mine = self._attackers()
+
+
+def canaries(heard: bytes) -> list[str]:
+    """What of the victim's is in an answer."""
+    small = heard.lower()
+    for kind, words in (("row", _ROWS), ("other", _BESIDE)):
+        for word in words:
+            if word in small:
+                return [f"{kind} canary in {around(small, word)!r}"]
+    return []
+
+
+def around(heard: bytes, word: bytes) -> bytes:
+    at = heard.index(word)
+    return heard[max(0, at - 60) : at + 60]
+
+
+def differing(one: tuple[Any, ...], other: tuple[Any, ...]) -> str:
+    return ", ".join(f"{n}: {a} -> {b}" for n, (a, b) in enumerate(zip(one, other)) if a != b)
+
+
+def _fill_place(conn: psycopg.Connection[Any], names: tuple[str, ...]) -> None:
+    conn.execute(TABLES)
+    for name in names:
+        for statement in FILL[name]:
+            conn.execute(statement)
+
+
+def prepare(made: Estate, combination: Combination) -> None:
+    """All tables, with the rows of both."""
+    if combination.strategy == "row":
+        database = made.tenants[ME].database
+        with made.admin(ME) as admin:
+            _fill_place(admin, (ME, OTHER))
+            admin.execute(SHARED_FUNCTION)
+            if combination.enforcement == "rewrite":
+                for operation in ("select", "insert", "update", "delete"):
+                    role = group_role(operation, database)
+                    for name in (*TABLE_NAMES[:-1], "order_notes"):
+                        admin.execute(f'GRANT {operation} ON {name} TO "{role}"')
+        if combination.enforcement != "rewrite":
+            protect(made, database, share=("countries",), accept=("codes.codes_code_key",))
+        if combination.opened:
+            with made.admin(ME) as admin:
+                for name in TABLE_NAMES[:-2]:
+                    admin.execute(f"ALTER TABLE {name} DISABLE ROW LEVEL SECURITY")
+        return
+    for name in (ME, OTHER):
+        one = made.tenants[name]
+        assert one.provisioned is not None
+        with login(made.server, one, one.provisioned) as own:
+            _fill_place(own, (name,))
+
+
+@contextlib.contextmanager
+def house(server: Postgres, combination: Combination) -> Iterator[House]:
+    """A house on `server`, which must be the test's own; everything of it goes in the end."""
+    if combination.strategy == "branch":
+        server.execute("CREATE DATABASE mould")
+    try:
+        with estate(
+            server,
+            tenants(combination),
+            prepare=lambda made: prepare(made, combination),
+            mode=combination.mode,
+            budget=8,
+        ) as made:
+            one = House(made, combination)
+            with one.stack:
+                one.open()
+                try:
+                    yield one
+                finally:
+                    one.attacker.close()
+    finally:
+        _demolish(server)
+
+
+def _demolish(server: Postgres) -> None:
+    """The next house on this server has the same names."""
+    with server.connect() as admin:
+        kept = ("postgres", "template0", "template1")
+        names = admin.execute("SELECT datname FROM pg_database").fetchall()
+        for (name,) in names:
+            if name not in kept:
+                admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+        roles = admin.execute("SELECT rolname FROM pg_roles WHERE rolname ~ '^tenantry'").fetchall()
+        for (name,) in roles:
+            admin.execute(f'DROP ROLE IF EXISTS "{name}"')
