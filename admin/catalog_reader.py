@@ -144,7 +144,7 @@ async def read(conn: psycopg.AsyncConnection[Any], grounds: Grounds) -> Catalog:
     relations: list[Relation] = []
     found = await (await conn.execute(CATALOG_QUERY, {"column": grounds.column})).fetchall()
     for row in found:
-        schema, name, kind, columns, generated, type_name, protected, granted, staging = row
+        schema, name, kind, columns, generated, type_name, protected, granted, staging, keys = row
         # What nobody has protected is not there, unless the proxy alone protects.
         if type_name in TYPES and (protected or trusted):
             relations.append(
@@ -158,6 +158,7 @@ async def read(conn: psycopg.AsyncConnection[Any], grounds: Grounds) -> Catalog:
                     generated=frozenset(generated),
                     is_table=kind in TABLES,
                     staging=("tenantry", staging) if staging and not trusted else None,
+                    keys=frozenset(tuple(sorted(key)) for key in keys),
                 )
             )
         elif not type_name and (granted or (schema, name) in shared):
@@ -184,4 +185,5 @@ def _version(relations: list[Relation], grounds: Grounds) -> str:
     for each in relations:
         facts = (each.schema, each.name, each.use, each.columns, sorted(each.generated))
         digest.update(repr((facts, each.type, each.is_table, each.staging)).encode())
+        digest.update(repr(sorted(each.keys)).encode())
     return digest.hexdigest()[:32]

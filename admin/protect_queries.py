@@ -21,7 +21,12 @@ SELECT n.nspname::text, c.relname::text, c.relkind::text, l.columns, l.generated
   (SELECT v.relname::text FROM pg_class v JOIN pg_namespace s ON s.oid = v.relnamespace
    WHERE s.nspname = 'tenantry' AND v.relname = 'copy_' || c.oid::text AND v.relkind = 'v'
      AND l.plain = ARRAY(SELECT b.attname::text FROM pg_attribute b
-       WHERE b.attrelid = v.oid AND b.attnum > 0 ORDER BY b.attnum))
+       WHERE b.attrelid = v.oid AND b.attnum > 0 ORDER BY b.attnum)),
+  (SELECT coalesce(jsonb_agg(k.names ORDER BY k.names), '[]') FROM pg_index i
+   CROSS JOIN LATERAL (SELECT jsonb_agg(b.attname ORDER BY b.attname::text) AS names
+     FROM pg_attribute b WHERE b.attrelid = c.oid
+     AND b.attnum = ANY((i.indkey::int2[])[:i.indnkeyatts - 1])) k
+   WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indexprs IS NULL)
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = %(column)s
@@ -52,6 +57,7 @@ and foreign table outside of the server's own schemas and of `tenantry`:
 7 shared: it has no tenant column, and tenants may read it
 8 name of the view in schema `tenantry` that COPY FROM goes through; None when there is none, or
   when it no longer has the columns of the table
+9 the columns of each unique index without expressions, in alphabetical order
 """
 
 # --- what protecting looks at --------------------------------------------------------------------

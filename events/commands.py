@@ -199,10 +199,13 @@ def _decide_operator(state: State, command: OperatorCommand) -> list[Fact]:
             raise _missing("operator", command.name)
         return [] if known.deleted else [OperatorDeleted()]
     assert isinstance(command, PutOperator)
-    wanted = {"role": command.role, "disabled": command.disabled}
-    if known is not None and not known.deleted and known.settings == wanted:
-        return []
-    return [OperatorSet(role=command.role, disabled=command.disabled)]
+    before: dict[str, Any] = {} if known is None or known.deleted else known.settings
+    scram = before.get("scram", "") if command.scram is None else command.scram
+    tenants = before.get("tenants", ()) if command.tenants is None else command.tenants
+    fact = OperatorSet(
+        role=command.role, disabled=command.disabled, scram=scram, tenants=tuple(tenants)
+    )
+    return [] if before == operator_settings(fact) else [fact]
 
 
 def _decide_token(state: State, command: TokenCommand) -> list[Fact]:

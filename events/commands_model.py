@@ -35,6 +35,10 @@ COMMAND_ID = r"^[!-~]{1,64}$"
 OPERATOR_NAME = r"^[A-Za-z0-9][A-Za-z0-9_@+-]*(?:\.[A-Za-z0-9_@+-]+)*$"
 TOKEN_ID = r"^[A-Za-z0-9_-]{8,64}$"  # noqa: S105 - a pattern
 
+# Tenants that one operator may be bound to by name; who needs more gets "*".
+OPERATED_MAX = 1000
+
+OperatedTenant = Annotated[str, Field(pattern=r"^(\*|[a-z0-9][a-z0-9_-]{0,62})$")]
 OperatorRole = Literal["viewer", "operator"]
 TokenRole = Literal["viewer", "tenant-admin", "operator"]
 
@@ -222,11 +226,17 @@ class OperatorCommand(Command):
 
 
 class PutOperator(OperatorCommand):
-    """Let the operator have this role; tokens in that name are good for no more than it."""
+    """Let the operator have this role; tokens in that name are good for no more than it.
+
+    With `scram` it may also log in over SQL: to the console, and in the role operator to the data
+    of `tenants` ("*": of all). Left out (None), each of the two stays as it is; empty, it goes.
+    """
 
     TYPE = "PutOperator"
     role: OperatorRole
     disabled: bool = False
+    scram: Annotated[str, Field(pattern=f"{VERIFIER}|^$", repr=False)] | None = None
+    tenants: Annotated[tuple[OperatedTenant, ...], Field(max_length=OPERATED_MAX)] | None = None
 
 
 class DeleteOperator(OperatorCommand):

@@ -84,7 +84,7 @@ def inverse(undo: Undo, history: History, now: Projection, opener: Opener | None
         return PutTier(name=undo.id, settings=wanted, **same)
     if undo.of_kind == KIND_INSTALLATION:
         return PutInstallation(settings=wanted, force=undo.force, **same)
-    return PutOperator(name=undo.id, **wanted, **same)
+    return _operator(undo.id, wanted, same)
 
 
 def _state_of(undo: Undo, history: History, opener: Opener | None) -> Settings | None:
@@ -122,7 +122,14 @@ def _made_or_deleted(
         raise CommandRefused([Mistake("sequence", f"{undo.of_kind} {undo.id} was made anew since")])
     if tier:
         return PutTier(name=undo.id, settings=before, **same)
-    return PutOperator(name=undo.id, **before, **same)
+    return _operator(undo.id, before, same)
+
+
+def _operator(name: str, settings: Settings, same: dict[str, Any]) -> Command:
+    """What was not set then is to be set no more."""
+    return PutOperator.model_validate(
+        {"name": name, "scram": "", "tenants": [], **settings, **same}
+    )
 
 
 def _back(undo: Undo, before: Settings, after: Settings, current: Settings) -> Settings:

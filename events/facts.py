@@ -12,7 +12,7 @@
     ├── InstallationChanged  settings: the whole installation, secrets sealed
     ├── TierSet              settings: all that the tier sets
     ├── TierDeleted
-    ├── OperatorSet          role, and whether the operator is shut out
+    ├── OperatorSet          role, whether the operator is shut out, and how it logs in over SQL
     ├── OperatorDeleted
     ├── TokenIssued          who got a command token for what and until when; never the token
     ├── TokenRevoked         the token counts no more
@@ -106,6 +106,10 @@ class OperatorSet(Fact):
     TYPE = "OperatorSet"
     role: str
     disabled: bool = False
+    scram: str = ""
+    """The verifier of its SQL password; "": it has none."""
+    tenants: tuple[str, ...] = ()
+    """The tenants whose data it may work in over SQL; "*" is all."""
 
 
 class OperatorDeleted(Fact):

@@ -4,7 +4,7 @@ Each is small and few, each fact carries all of it, so folding is replacing.
 
     kind       settings when it exists
     tier       what tenants of the tier get that set nothing themselves
-    operator   role (viewer or operator), disabled
+    operator   role (viewer or operator), disabled; scram and tenants if it may log in over SQL
     token      name, role, tenant, issued_at, expires_at (Unix seconds), revoked
 """
 
@@ -53,7 +53,7 @@ def fold_named(kind: str, id: str, known: Named | None, fact: Fact) -> Named:
         read_leniently(Tenant, {**fact.settings, "id": "a"})
         return Named(fact.settings, 0, False)
     if kind == KIND_OPERATOR and isinstance(fact, OperatorSet):
-        return Named({"role": fact.role, "disabled": fact.disabled}, 0, False)
+        return Named(operator_settings(fact), 0, False)
     if kind == KIND_TOKEN and isinstance(fact, TokenIssued):
         return Named({**fact.model_dump(), "revoked": False}, 0, False)
     if kind == KIND_TOKEN and isinstance(fact, TokenRevoked):
@@ -63,6 +63,16 @@ def fold_named(kind: str, id: str, known: Named | None, fact: Fact) -> Named:
     if isinstance(fact, TierDeleted | OperatorDeleted) and known is not None:
         return Named({}, 0, True)
     raise Misfit(misfit(fact, f"the {kind} {id}"))
+
+
+def operator_settings(fact: OperatorSet) -> Settings:
+    """What is kept of an operator: what was never set is left out."""
+    settings: Settings = {"role": fact.role, "disabled": fact.disabled}
+    if fact.scram:
+        settings["scram"] = fact.scram
+    if fact.tenants:
+        settings["tenants"] = list(fact.tenants)
+    return settings
 
 
 def forget_expired(kind: str, known: dict[str, Named], time: str) -> None:

@@ -84,4 +84,5 @@ def test_the_22_queries_of_tpch(worlds: Any, enforcement: str) -> None:
             for drive in ("simple", "prepared", "binary"):
                 worlds[enforcement].compare(name, query, drive, tally)
         assert tally.equal == tally.seen, str(tally)
-        assert tally.filled and not tally.errors, f"nobody has rows for {query.text}"
+        assert not tally.errors, str(tally)
+        assert tally.filled, f"nobody has rows for {query.text}"

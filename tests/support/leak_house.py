@@ -84,8 +84,8 @@ BEGIN
     'reads as', current_setting('standard_conforming_strings'),
     'isolation', current_setting('transaction_isolation'),
     'user', current_setting('role') || ' ' || session_user,
-    'prepared', (SELECT jsonb_agg(name || ': ' || statement) FROM pg_prepared_statements
-       WHERE name !~ '^tenantry_' OR statement ~ '{SECRET}'),
+    'prepared', (SELECT jsonb_agg(name) FROM pg_prepared_statements WHERE name !~ '^tenantry_'),
+    'texts', (SELECT count(*) FROM pg_prepared_statements WHERE statement ~ '{SECRET}'),
     'cursors', (SELECT jsonb_agg(name) FROM pg_cursors WHERE name <> ''),
     'channels', (SELECT jsonb_agg(c) FROM pg_listening_channels() c),
     'locks', (SELECT jsonb_agg(objid) FROM pg_locks
@@ -206,7 +206,7 @@ class House:
 
     def servers(self) -> list[int]:
         """Process ids of all servers that are idle or lent. In the proxy's loop."""
-        pools = self.pools()
+        pools = self.pools() | self.made.budget.pools
         return [s.target.process_id for pool in pools for s in {*pool.idle, *pool.lent}]
 
     def end_servers(self) -> None:
@@ -255,6 +255,9 @@ class House:
         seen.faults += faults
         if not found:
             return 0
+        if name != "globex" and not self.kind.shared:
+            # Texts of one tenant's clients are prepared once for all of them, under names of ours.
+            found["texts"] = 0
         for key, value in self.clean[name].items():
             if key != "pid" and found[key] != value:
                 seen.faults.append(f"{name}: {key} is {found[key]}, not {value}")
@@ -288,6 +291,9 @@ class House:
                 for name in NAMES:
                     self.dismiss(name)
         self.gone_or_reused(seen)
+        if seen.faults:
+            # They are this cell's, not the next one's too.
+            self.end_servers()
         return seen
 
     def let_go(self, scene: Playing, stays: bool) -> None:

@@ -1,4 +1,4 @@
-"""The oracle: what a row tenant gets through the proxy, and what it gets from a database of its own.
+"""The oracle: what a row tenant gets through the proxy, and what a database of its own would give.
 
     with world(server, "both") as made:
         found = made.compare("acme", Query("SELECT …"), "simple")
@@ -177,8 +177,9 @@ class Tally:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.seen} statements: {self.equal} equal ({self.filled} with rows, {sum(self.errors.values())} of them "
-            f"errors: {dict(self.errors)}), {self.refused.total()} refused, {len(self.wrong)} wrong"
+            f"{self.seen} statements: {self.equal} equal ({self.filled} with rows, "
+            f"{self.errors.total()} errors: {dict(self.errors)}), {self.refused.total()} refused, "
+            f"{len(self.wrong)} wrong"
         ]
         for reason, count in self.refused.most_common():
             lines.append(f"  {count} × {reason}\n      {self.examples[reason]}")

@@ -254,7 +254,8 @@ class Expressions:
                 lambda: f"{one} BETWEEN SYMMETRIC {other} AND {less}",
                 lambda: f"{one} {no}IN ({other}, {less}, NULL)",
                 lambda: (
-                    f"{one} {no}IN ({self.literal(kind)}, {self.literal(kind)}, {self.literal(kind)})"
+                    f"{one} {no}IN ({self.literal(kind)}, {self.literal(kind)},"
+                    f" {self.literal(kind)})"
                 ),
                 lambda: f"{text} {no}LIKE '%{rng.choice('aeiou')}%'",
                 lambda: f"{text} {no}ILIKE {self.quoted('%S%')}",

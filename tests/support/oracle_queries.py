@@ -90,6 +90,8 @@ class Queries(Special):
             text = self.failing()
         elif form < 0.4:
             text = self.free()
+        elif form < 0.52:
+            text = self.odd()
         else:
             text = self.any_query()
         if not copied and self.rng.random() < 0.05:

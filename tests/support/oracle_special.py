@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from support.oracle_data import COLUMNS, KEYS
-from support.oracle_shapes import Shapes
+from support.oracle_odd import Odd
 
 
-class Special(Shapes):
+class Special(Odd):
     """Forms of whole statements."""
 
     def total(self) -> str:

@@ -69,6 +69,8 @@ class Answers(Ledger):
         self.told_id = 0
         # Made-up settings ("app.user"): whatever undoes their values, their names stay.
         self.names: set[str] = set()
+        # A statement may have made up others, for its transaction only, say.
+        self.named = False
         self.unsure = False
         self.stale = False
         self.prepared: dict[int, None] = {}
@@ -380,7 +382,7 @@ class Answers(Ledger):
                     self.prepared[entry.prepared.number] = None
 
     def forget_session(self) -> None:
-        """DISCARD ALL is about to run."""
+        """A reset is about to run."""
         self.seal = None
         self.state = EMPTY
         self.prepared.clear()

@@ -7,6 +7,7 @@ is refused in the server's place (`refuse`).
 
 from __future__ import annotations
 
+import secrets
 from typing import Final
 
 from wire import errors as e
@@ -21,6 +22,7 @@ from wire.postgres.owed import Owed
 from wire.postgres.server import ServerConnection
 from wire.postgres.session import (
     EMPTY,
+    GUC_PREFIX,
     PREPARE_PREFIX,
     PROBE_SQL,
     TEMPORARY_PIN,
@@ -29,14 +31,18 @@ from wire.postgres.session import (
 )
 from wire.sql.verdict import DISCARD_ALL, RESET_ALL, Verdict
 
-RESET: Final = b"DISCARD ALL"
-# The same without DISCARD PLANS, which costs more than all the rest: 200 us of planning anew, for
-# `enter` first of all. Plans that functions keep belong to nobody: who is sealed is asked by each
-# execution.
+# DISCARD ALL, and what it forgets: the state of random(), from which its next values, and its last,
+# can be computed. A new seed is random and used once; the number goes behind this text.
 CROSSING_RESET: Final = (
     b"CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; DEALLOCATE ALL; UNLISTEN *;"
-    b" SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES"
+    b" DISCARD TEMP; DISCARD SEQUENCES;"
+    b" SELECT pg_catalog.pg_advisory_unlock_all(), pg_catalog.setseed("
 )
+# DISCARD PLANS is left out where a server in a known state crosses to another tenant, because it
+# costs more than all the rest: 200 us of planning anew, for `enter` first of all. Plans that
+# functions keep belong to nobody: who is sealed is asked by each execution.
+RESET: Final = b"DISCARD PLANS; " + CROSSING_RESET
+SEED_BITS: Final = 53
 NO_SETTINGS: Final[dict[str, str]] = {}
 
 
@@ -118,7 +124,9 @@ class Borrower(ClientStream):
         foreign = server.owner != self.serial
         seal = self.lease.seal
         crossing = server.seal is not seal
-        if foreign and server.names and (crossing or leaves_name(server, want)):
+        if (crossing and (server.named or server.names)) or (
+            foreign and server.names and leaves_name(server, want)
+        ):
             self.detach(server)
             server.pool.discard(server)
             return self.attach()
@@ -128,6 +136,8 @@ class Borrower(ClientStream):
         elif server.stale or (server.unsure and foreign) or (crossing and server.owner):
             reset = RESET
         if reset:
+            seed = secrets.randbits(SEED_BITS) / (1 << SEED_BITS)
+            reset += f"{seed:.17f})".encode()
             server.forget_session()
         if seal is not None and seal.enters and server.seal is not seal:
             token = seal.token(server.backend)
@@ -172,11 +182,19 @@ class Borrower(ClientStream):
             self.pending = e.SessionNotRestored(fields.get("M", ""), detail=fields.get("D", ""))
         else:
             server.state = self.session.state
+            self.note_names(server)
             server.seal = server.sealing
             server.stale = False
             server.unsure = False
             self.tell_parameters(server)
         self.unblock()
+
+    def note_names(self, server: ServerConnection) -> None:
+        """Made-up settings of the client's have been set on one more server."""
+        given = self.lease.settings
+        for key in self.session.state:
+            if "." in key and key.startswith(GUC_PREFIX) and key not in given:
+                server.names.add(key)
 
     def acquired(self, server: ServerConnection) -> None:
         """The pool has a server for this client, which has waited for it."""
@@ -217,6 +235,8 @@ class Borrower(ClientStream):
             server.unsealing = True
         if verdict.unsure:
             server.unsure = True
+        if verdict.named:
+            server.named = True
         if verdict.escapes:
             self.escapes = True
         if verdict.pin and not self.pinned and not self.session_mode:

@@ -24,10 +24,11 @@ class Relation:
     column     the tenant column, and `type` its type in pg_catalog (one of TYPES); "" for SHARED
     is_table   an ordinary or partitioned table: FOR UPDATE and writes are possible
     staging    view that COPY FROM goes through (schema, name), or None
+    keys       the columns of each unique index without expressions, in alphabetical order
     """
 
     __slots__ = (
-        *("column", "columns", "generated", "is_table", "name"),
+        *("column", "columns", "generated", "is_table", "keys", "name"),
         *("schema", "staging", "type", "use"),
     )
 
@@ -43,6 +44,7 @@ class Relation:
         generated: frozenset[str] = frozenset(),
         is_table: bool = True,
         staging: tuple[str, str] | None = None,
+        keys: frozenset[tuple[str, ...]] = frozenset(),
     ) -> None:
         self.schema = schema
         self.name = name
@@ -53,6 +55,7 @@ class Relation:
         self.generated = generated
         self.is_table = is_table
         self.staging = staging
+        self.keys = keys
 
 
 class Catalog:
@@ -113,6 +116,7 @@ class Catalog:
                     "generated": sorted(each.generated),
                     "is_table": each.is_table,
                     "staging": each.staging,
+                    "keys": sorted(each.keys),
                 }
                 for each in self.relations.values()
             ],
@@ -139,6 +143,7 @@ def load(plain: dict[str, Any]) -> Catalog:
                 generated=frozenset(each["generated"]),
                 is_table=each["is_table"],
                 staging=tuple(each["staging"]) if each["staging"] else None,
+                keys=frozenset(tuple(key) for key in each["keys"]),
             )
             for each in plain["relations"]
         ],

@@ -113,6 +113,10 @@ def _set(out: Statement, node: dict[str, Any]) -> None:
             out.effect = v.SET
             out.key = "characteristics"
         return
+    out.named = "." in name
+    if name == "seed":
+        # As setseed() does: what random() gives next, nothing undoes but another seed.
+        out.unsure = True
     key = name if name in ("role", "session_authorization") else "guc:" + name
     if kind in ("VAR_SET_DEFAULT", "VAR_RESET"):
         if not node.get("is_local"):
@@ -176,6 +180,7 @@ def set_config(out: Statement, args: list[dict[str, Any]]) -> None:
     if name is None:
         out.unsure = True
     else:
+        out.named = out.named or "." in name
         value = const(given[1])
         values: list[str | None] = [value]
         setting(out, name.lower(), values)

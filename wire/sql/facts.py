@@ -22,6 +22,7 @@ class Statement:
     read_write  asks for a transaction that is not read-only
     forbidden   why nobody may run it, or ""
     escapes     turns standard_conforming_strings off for the session
+    named       may make up a setting ("app.user"), whose name stays whatever undoes its value
     literal     the facts depend on the value of a literal
     schemas     that it names, also in search_path; gathered for databases with several tenants
     unknown_path  sets search_path to what cannot be seen here
@@ -46,6 +47,7 @@ class Statement:
         self.pin = ""
         self.unsure = False
         self.unpin = False
+        self.named = False
         self.block = False
         self.edits: list[Edit] = []
         self.effect = NONE

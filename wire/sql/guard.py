@@ -351,7 +351,7 @@ class Guard:
 
     def _verdict(self, sql: bytes, facts: Facts) -> Verdict:
         pin = ""
-        unsure = unpin = block = acts = escapes = False
+        unsure = unpin = block = acts = escapes = named = False
         effects: list[Effect] = []
         last: Statement | None = None
         for statement in facts.statements:
@@ -367,6 +367,7 @@ class Guard:
             unpin = unpin or statement.unpin
             block = block or statement.block
             escapes = escapes or statement.escapes
+            named = named or statement.named
             acts = acts or statement.effect != NONE
             effects.append(Effect(statement.effect, statement.key, self._own_text(sql, statement)))
         splices: Splices | None = None
@@ -384,6 +385,7 @@ class Guard:
             escapes=escapes,
             splices=splices,
             forward=forward,
+            named=named,
         )
 
     def _own_text(self, sql: bytes, statement: Statement) -> bytes:

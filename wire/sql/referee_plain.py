@@ -200,6 +200,9 @@ def _phrase(sql: bytes, found: Lexed, at: int, word: bytes) -> tuple[int, bytes]
     if word == b"values":
         # WITH … VALUES (…), (…): as expressions.
         return (1, b"select") if _ends_with(sql, found, at) else (0, b"")
+    if word == b"lateral":
+        # It changes which columns are seen, never which relations.
+        return (1, b"") if words(sql, found, at + 1, b"(") else (0, b"")
     if word == b"collation":
         return (2, b'"for"') if words(sql, found, at + 1, b"for", b"(") else (0, b"")
     if word == b"bit":

@@ -101,6 +101,7 @@ def insert(rewriter: Rewriter, node: Node, scope: Scope) -> None:
     conflict = node.get("onConflictClause")
     if conflict is not None:
         text.halts.add(text.at(conflict["location"]))
+        _conflict_target(rewriter, relation, conflict)
     if not rewriter.on:
         return
     if conflict is not None and conflict.get("action") == "ONCONFLICT_UPDATE":
@@ -225,6 +226,28 @@ def _wrap(rewriter: Rewriter, relation: Relation, named: list[Any] | None, index
     end = text.forward(index, _SOURCE_END)
     outer = b") AS " + _WRAPPER + b"(" + b", ".join(names) + b")"
     splice.insert(text.ends[end - 1], OUTER, outer)
+
+
+def _conflict_target(rewriter: Rewriter, relation: Relation, node: Node) -> None:
+    """ON CONFLICT (name): where a key holds within the tenant, its columns are (tenant_id, name).
+
+    Not where there is a key of these columns alone, which whoever protected the table accepted.
+    """
+    elements = [each["IndexElem"] for each in node.get("infer", {}).get("indexElems", [])]
+    names = {each.get("name", "") for each in elements}
+    if (
+        not names
+        or "" in names
+        or relation.column in names
+        or tuple(sorted(names)) in relation.keys
+    ):
+        return
+    if tuple(sorted({*names, relation.column})) not in relation.keys:
+        return
+    text = rewriter.text
+    index = text.expect(text.expect(text.at(node["location"]), b"on"), b"conflict")
+    last = text.group(index)[1]
+    rewriter.splice.insert(text.ends[last - 1], INNER, b", " + quote(relation.column))
 
 
 def _conflict(rewriter: Rewriter, relation: Relation, target: Node, node: Node) -> None:

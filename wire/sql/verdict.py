@@ -58,6 +58,7 @@ class Verdict:
     pin         why the server must stay with this client from now on, or ""
     unsure      may change session state in ways that effects do not tell
     unpin       may have removed what pinned
+    named       may make up a setting, whose name stays in the server's session for ever
     block       holds transaction control
     plain       none of the above: the text does its work and nothing to the session
     escapes     turns standard_conforming_strings off: later texts may read otherwise
@@ -67,8 +68,8 @@ class Verdict:
     """
 
     __slots__ = (
-        *("block", "edited", "effects", "escapes", "forward", "pin", "plain", "refusal"),
-        *("splices", "statements", "unpin", "unsure"),
+        *("block", "edited", "effects", "escapes", "forward", "named", "pin", "plain"),
+        *("refusal", "splices", "statements", "unpin", "unsure"),
     )
 
     def __init__(
@@ -83,6 +84,7 @@ class Verdict:
         escapes: bool = False,
         splices: Splices | None = None,
         forward: bytes = b"",
+        named: bool = False,
     ) -> None:
         self.refusal = refusal
         self.effects = effects
@@ -95,7 +97,8 @@ class Verdict:
         self.splices = splices
         self.forward = forward
         self.edited = splices is not None
-        self.plain = not (effects or pin or unsure or unpin)
+        self.named = named
+        self.plain = not (effects or pin or unsure or unpin or named)
 
     def of_text(self, forward: bytes) -> Verdict:
         """This verdict of a template as that of one of its texts, which becomes `forward`."""
@@ -110,6 +113,7 @@ class Verdict:
             self.escapes,
             self.splices,
             forward,
+            self.named,
         )
 
 
