@@ -16,6 +16,7 @@ from actors.runtime import AsyncioActor
 from events.audit_sink import AuditSink
 from events.installation import Installation
 from events.model import Tenant
+from events.spans import ABOUT, About
 from events.usage import Delta
 from wire import errors as e
 from wire.ports import NO_AUDIT, Meter, Tracing
@@ -87,6 +88,8 @@ class TenantActor(AsyncioActor):
         self.lease: TenantLease | None = None
 
     def on_start(self) -> None:
+        # The context is the actor's own: all that it logs is about its tenant.
+        ABOUT.set(About(self.id))
         self.load()
 
     def on_stop(self) -> None:

@@ -15,6 +15,7 @@ from events.commands import Command
 from events.facts import KIND_TENANT
 from events.installation import Installation
 from events.secrets import Vault
+from events.spans import parse
 
 
 def open_audit(
@@ -50,8 +51,7 @@ def note_commands(
     traceparent: str = "",
 ) -> None:
     """Commands that were carried out together; those that changed nothing are not told."""
-    parts = traceparent.split("-")
-    trace, span = (parts[1], parts[2]) if len(parts) >= 4 else ("", "")
+    trace, span, _ = parse(traceparent)
     for command, done in zip(commands, accepted, strict=True):
         if done.events and not done.dry_run:
             sink.note(

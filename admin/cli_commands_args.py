@@ -206,10 +206,27 @@ def _operators(commands: Commands) -> None:
         "let an operator have this role, whatever its tokens say",
         _Run(run, "put_operator"),
         "tenantry operators put ann@example.org --role viewer",
+        "tenantry operators put ann --role operator --tenants acme,globex --sql-password",
+        "psql -h 127.0.0.1 -p 6432 -U ann -d tenantry    (the console, with that password)",
     )
     made.add_argument("name", metavar="NAME")
     made.add_argument("--role", required=True, choices=("viewer", "operator"))
     made.add_argument("--disabled", action="store_true", help="shut out for now")
+    made.add_argument(
+        "--tenants",
+        metavar="IDS",
+        help="tenants that it sees in the console and, as operator, works in over SQL: a,b or *; "
+        "left out: as before",
+    )
+    sql = made.add_mutually_exclusive_group()
+    sql.add_argument(
+        "--sql-password", action="store_true", help="let it log in over SQL; the password is asked"
+    )
+    sql.add_argument(
+        "--password-stdin", action="store_true", help="the same, read from the input's first line"
+    )
+    sql.add_argument("--scram", metavar="FILE", help="the same, a verifier as in pg_authid")
+    sql.add_argument("--no-sql", action="store_true", help="no more logging in over SQL")
     _common(made)
     made = command(
         below,

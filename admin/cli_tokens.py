@@ -14,10 +14,11 @@ from admin.cli_send import EXIT_CODES, client, connected, me, send, tell_mistake
 from admin.cli_tables import print_table
 from admin.cli_tenant_commands import made
 from admin.cli_tiers import read_kind
+from admin.cli_users import verifier
 from admin.failure import FAILED, MISTAKE, Failure
 from events.commands_model import DeleteOperator, PutOperator, RevokeToken
 from events.facts import KIND_OPERATOR, KIND_TOKEN
-from events.model import parse_duration
+from events.model import Settings, parse_duration
 from events.tokens import TokenSigner
 
 
@@ -86,21 +87,43 @@ async def revoke(given: argparse.Namespace) -> int:
 
 async def list_operators(given: argparse.Namespace) -> int:
     state = await read_kind(given, KIND_OPERATOR)
-    rows = [
-        {"name": name, **each.settings} for name, each in state.named_all(KIND_OPERATOR).items()
-    ]
+    rows = [_operator(name, each.settings) for name, each in state.named_all(KIND_OPERATOR).items()]
     if given.json:
         print(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
         return 0
     shown = [
-        (row["name"], row["role"], "disabled" if row["disabled"] else "enabled") for row in rows
+        (
+            row["name"],
+            row["role"],
+            "disabled" if row["disabled"] else "enabled",
+            "yes" if row["sql"] else "no",
+            ", ".join(row["tenants"]),
+        )
+        for row in rows
     ]
-    print_table(("OPERATOR", "ROLE", "STATE"), shown, "There are no operators.")
+    print_table(("OPERATOR", "ROLE", "STATE", "SQL", "TENANTS"), shown, "There are no operators.")
     return 0
 
 
+def _operator(name: str, settings: Settings) -> dict[str, Any]:
+    """What is shown of an operator; the verifier is not."""
+    kept = {key: value for key, value in settings.items() if key != "scram"}
+    return {"name": name, "tenants": [], **kept, "sql": bool(settings.get("scram"))}
+
+
 async def put_operator(given: argparse.Namespace) -> int:
-    fields = {"name": given.name, "role": given.role, "disabled": given.disabled}
+    fields: dict[str, Any] = {
+        "name": given.name,
+        "role": given.role,
+        "disabled": given.disabled,
+    }
+    if given.tenants is not None:
+        names = [name.strip() for name in given.tenants.split(",")]
+        fields["tenants"] = [name for name in names if name]
+    if given.no_sql:
+        fields["scram"] = ""
+    elif given.sql_password or given.password_stdin or given.scram is not None:
+        fields["scram"] = verifier(given)
     return await send(given, made(PutOperator, given, **fields), f"{given.name} is set")
 
 

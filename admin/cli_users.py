@@ -36,8 +36,8 @@ async def list_users(given: argparse.Namespace) -> int:
 
 
 async def add(given: argparse.Namespace) -> int:
-    verifier = _verifier(given)
-    command = made(PutUser, given, id=given.tenant, name=given.name, scram=verifier)
+    scram = verifier(given)
+    command = made(PutUser, given, id=given.tenant, name=given.name, scram=scram)
     return await send(given, command, f"{given.name} may log in to {given.tenant}")
 
 
@@ -46,7 +46,8 @@ async def remove(given: argparse.Namespace) -> int:
     return await send(given, command, f"{given.name} is removed from {given.tenant}")
 
 
-def _verifier(given: argparse.Namespace) -> str:
+def verifier(given: argparse.Namespace) -> str:
+    """From a file, from the input, or of a password that is asked for. Raises Failure."""
     if given.scram is not None:
         try:
             return Path(given.scram).read_text("ascii").strip()

@@ -30,6 +30,7 @@ from events.log import ConfigLog
 from events.operators import Principal, objection
 from events.projection import Projection
 from events.secrets import Vault
+from events.spans import parse as parse_traceparent
 from events.stream import (
     CommandIdReused,
     CommitTooLarge,
@@ -59,8 +60,7 @@ class Origin:
     @property
     def trace(self) -> tuple[str, str]:
         """Trace id and span id, empty when there are none."""
-        parts = self.traceparent.split("-")
-        return (parts[1], parts[2]) if len(parts) >= 4 else ("", "")
+        return parse_traceparent(self.traceparent)[:2]
 
 
 class CommandService:
@@ -79,6 +79,7 @@ class CommandService:
         self.signer = TokenSigner(vault)
         self.checker = TokenChecker(self.signer.public_key, projection)
         self.audit = audit or AuditSink()
+        self._source = source
         self._commander = commander
         self._projection = projection
         self._keys = keys
@@ -141,14 +142,17 @@ class CommandService:
     ) -> Answer:
         """Carry `command` out for `principal`, who was shown to be so. Never raises: see
         events.answer for the codes; after "unknown", the same command again finds out."""
-        wrong = objection(principal, command)
-        if wrong is not None:
-            answer = Answer(command.command_id, "forbidden", mistakes=(wrong,))
-        else:
-            answer = await self._execute(command, principal, origin)
         tenant = command.subject_id if command.kind == "tenant" else ""
-        self._note(answer, tenant, command.TYPE, principal.name, principal.address, origin)
-        return answer
+        spans = self._source.spans
+        with spans.command(command.TYPE, tenant, origin.surface, origin.traceparent) as parent:
+            origin = Origin(origin.surface, parent)
+            wrong = objection(principal, command)
+            if wrong is not None:
+                answer = Answer(command.command_id, "forbidden", mistakes=(wrong,))
+            else:
+                answer = await self._execute(command, principal, origin)
+            self._note(answer, tenant, command.TYPE, principal.name, principal.address, origin)
+            return answer
 
     async def _execute(self, command: Command, principal: Principal, origin: Origin) -> Answer:
         id = command.command_id

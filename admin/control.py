@@ -40,6 +40,7 @@ from events.keys import KeyRing
 from events.log import ConfigLog
 from events.projection import Projection
 from events.secrets import Vault
+from events.spans import TRACEPARENT
 from events.stream import Conflict
 from wire.tasks import spawn
 
@@ -143,13 +144,15 @@ class Control:
     async def execute_all(self, commands: Sequence[Command], actor: str) -> list[Accepted]:
         """Carry out all of a file's commands or none, as Commander.execute_all, and tell the
         audit."""
-        try:
-            accepted = await self.commander.execute_all(commands, actor)
-        except (CommandRefused, Conflict) as error:
-            note_refused(self.audit, type(error).__name__, actor, FILE_SURFACE)
-            raise
-        note_commands(self.audit, commands, accepted, actor, FILE_SURFACE)
-        return accepted
+        with self.log.spans.command("apply", "", FILE_SURFACE, "") as parent:
+            headers = {TRACEPARENT: parent} if parent else {}
+            try:
+                accepted = await self.commander.execute_all(commands, actor, headers)
+            except (CommandRefused, Conflict) as error:
+                note_refused(self.audit, type(error).__name__, actor, FILE_SURFACE)
+                raise
+            note_commands(self.audit, commands, accepted, actor, FILE_SURFACE, parent)
+            return accepted
 
     # --- the audit -------------------------------------------------------------------------------
 

@@ -10,6 +10,8 @@ from typing import Final
 
 import orjson
 
+from events.spans import about
+
 MASK: Final = "********"
 # The password in an address like nats://user:password@host:4222.
 _URL_PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]*@")
@@ -33,7 +35,8 @@ class HumanLines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """One object a line: time (UTC, ISO 8601), level, process, logger, message, perhaps trace."""
+    """One object a line: time (UTC, ISO 8601), level, process, logger, message; tenant, trace_id
+    and span_id where the work is about them; trace is a Python traceback."""
 
     def __init__(self, who: str) -> None:
         super().__init__()
@@ -47,6 +50,11 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": masked(record.getMessage()),
         }
+        what = about()
+        for name in ("tenant", "trace_id", "span_id"):
+            value = getattr(record, name, "") or getattr(what, name)
+            if value:
+                line[name] = value
         if record.exc_info:
             line["trace"] = masked(self.formatException(record.exc_info))
         return orjson.dumps(line).decode()

@@ -19,6 +19,8 @@ _WORKER_KEYS: Final = (
     "limits",
     "identification",
     "write_timeout_secs",
+    "analytics",
+    "telemetry",
 )
 _WORKER_EVENT_KEYS: Final = {"usage_interval_secs", "max_staleness_secs"}
 

@@ -37,6 +37,7 @@ from events.log import ConfigLog
 from events.model import Settings, Tenant
 from events.projection import Projection
 from events.secrets import Vault, tenant_purpose
+from events.spans import about
 from events.spool import Spool
 from events.usage import USAGE_FOLDER, UsagePublisher
 from wire.errors import ServerUnavailable, TenantryError
@@ -195,6 +196,8 @@ class Worker:
                 CONFIG_CHANGE,
                 id if kind == KIND_TENANT else "",
                 outcome=OK,
+                trace_id=about().trace_id,
+                span_id=about().span_id,
                 detail=f"{kind} {id} {self.projection.position}",
             )
         if kind == KIND_TENANT:

@@ -96,7 +96,9 @@ class Commander:
         async with self._turn(command.kind, command.subject_id):
             return await self._execute(command, actor, headers or {})
 
-    async def execute_all(self, commands: Sequence[Command], actor: str) -> list[Accepted]:
+    async def execute_all(
+        self, commands: Sequence[Command], actor: str, headers: Mapping[str, str] | None = None
+    ) -> list[Accepted]:
         """Carry out all of them, or none if any is refused as things stand at the start.
 
         Made for configuration files: the log is read once, so what is already as asked costs no
@@ -127,7 +129,7 @@ class Commander:
             raise CommandRefused(mistakes)
         position = self._projection.position
         return [
-            await self.execute(command, actor) if needed else Accepted(position, ())
+            await self.execute(command, actor, headers) if needed else Accepted(position, ())
             for command, needed in zip(commands, changing, strict=True)
         ]
 

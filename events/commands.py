@@ -54,7 +54,7 @@ from events.facts import (
     TokenRevoked,
 )
 from events.model import Settings
-from events.named import Named
+from events.named import Named, operator_settings
 from events.places import Place, place_of
 from events.projection import Record
 

@@ -226,6 +226,27 @@ class Audit(Model):
     stream is made."""
 
 
+class Telemetry(Model):
+    """Traces and metrics for other systems."""
+
+    endpoint: str = ""
+    """OTLP over HTTP: traces go to `<endpoint>/v1/traces`, metrics to `<endpoint>/v1/metrics`. Left
+    out: as OTEL_EXPORTER_OTLP_ENDPOINT says, else nothing is sent. Headers, which may be secret,
+    come from OTEL_EXPORTER_OTLP_HEADERS."""
+    sample_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the statements that get a span, beside those whose comment says they are part of a
+    sampled trace."""
+    metrics_interval_secs: Annotated[float, Field(gt=0)] = 15.0
+    """Metrics are sent this often, in seconds."""
+    prometheus_address: Address | None = None
+    """Where a page for Prometheus is served without a token, `host:port`. Left out: by the admin
+    API only."""
+    top_tenants: Annotated[int, Field(ge=0, le=1000)] = 20
+    """So many tenants have series of their own, those with most traffic; the rest is one, `other`."""
+    metric_prefix: Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]{0,31}$")] = "tenantry"
+    """What the names of all series begin with."""
+
+
 class Identification(Model):
     """Methods are tried in order; the first that names a tenant decides; then `fallback`."""
 
@@ -292,6 +313,7 @@ class Sections(Model):
     admin: Admin = Admin()
     analytics: Analytics = Analytics()
     audit: Audit = Audit()
+    telemetry: Telemetry = Telemetry()
 
 
 class Installation(Sections):

@@ -26,6 +26,7 @@ from events import codec, reader
 from events.connection import Connection
 from events.facts import Commit
 from events.reader import Stored, Take
+from events.spans import NO_SPANS, Spans
 from events.stream import (
     NO_MESSAGE_FOUND,
     NO_STREAM_FOUND,
@@ -56,6 +57,7 @@ class ConfigLog:
         self.connection = connection
         self.replicas = replicas
         self.synced_at = -math.inf
+        self.spans: Spans = NO_SPANS
 
     @classmethod
     async def connect(
@@ -116,14 +118,15 @@ class ConfigLog:
         if len(data) > min(COMMIT_BYTES_MAX, self.nats.max_payload):
             raise CommitTooLarge(f"{kind} {id}: {len(data)} bytes, {COMMIT_BYTES_MAX} at most")
         subject = f"{SUBJECT_PREFIX}{kind}.{id}"
-        sent = {
-            **(headers or {}),
-            "Nats-Msg-Id": commit.id,
-            "Nats-Expected-Stream": STREAM,
-            "Nats-Expected-Last-Subject-Sequence": str(expected_sequence),
-        }
-        once = partial(self._append_once, subject, data, commit.id, expected_sequence, sent)
-        return await self.connection.persist(once, f"{kind} {id}", writing=True)
+        with self.spans.append(subject, headers or {}) as given:
+            sent = {
+                **given,
+                "Nats-Msg-Id": commit.id,
+                "Nats-Expected-Stream": STREAM,
+                "Nats-Expected-Last-Subject-Sequence": str(expected_sequence),
+            }
+            once = partial(self._append_once, subject, data, commit.id, expected_sequence, sent)
+            return await self.connection.persist(once, f"{kind} {id}", writing=True)
 
     async def _append_once(
         self,

@@ -3,32 +3,50 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable
-from importlib import metadata
 from typing import Any, Final
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
+from starlette.routing import compile_path
 
 from admin.api import (
     described,
+    routes_analytics,
+    routes_audit,
+    routes_log,
+    routes_named,
+    routes_past,
+    routes_system,
     routes_tenants,
+    routes_usage,
+    routes_users,
 )
 from admin.api.backend import Backend
 from admin.api.gate import Gate
 from admin.api.limits import Rates
 from admin.api.problems import Problem
+from admin.api.version import version
 from events.commands_model import Mistake
 
 log = logging.getLogger("tenantry.api")
 
+# `/tenants/stats` comes before `/tenants/{id}`.
 ROUTERS: Final = (
+    routes_usage.router,
     routes_tenants.router,
+    routes_past.router,
+    routes_users.router,
+    routes_analytics.router,
+    routes_named.router,
+    routes_log.router,
+    routes_audit.router,
+    routes_system.router,
+    routes_system.open_router,
 )
 _CODES: Final = {400: "malformed", 404: "missing", 405: "method", 415: "media_type"}
 # The page loads its program from elsewhere; nothing else may be loaded.
@@ -36,14 +54,6 @@ _DOCS_POLICY: Final = (
     "default-src 'none'; connect-src 'self'; img-src 'self' data: https://fastapi.tiangolo.com; "
     "script-src 'unsafe-inline' https://cdn.jsdelivr.net; style-src https://cdn.jsdelivr.net"
 )
-
-
-def version() -> str:
-    """Of the installed distribution."""
-    try:
-        return metadata.version("tenantry")
-    except metadata.PackageNotFoundError:
-        return "0"
 
 
 def build(backend: Backend, *, names: Iterable[str] = (), rates: Rates | None = None) -> Gate:
@@ -76,13 +86,18 @@ def build(backend: Backend, *, names: Iterable[str] = (), rates: Rates | None = 
     if backend.loopback:
         app.add_api_route("/docs", _docs, include_in_schema=False)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
-    app.state.parameters = _parameters(app.openapi())
+    document = app.openapi()
+    app.state.parameters = _parameters(document)
+    app.state.methods = [
+        (compile_path(path)[0], {method.upper() for method in item})
+        for path, item in document["paths"].items()
+    ]
     return Gate(
         app,
         names=names,
         rates=rates or Rates(),
         loopback=backend.loopback,
-        refused=backend.note_limit,
+        refused=backend.note_refusal,
     )
 
 
@@ -169,8 +184,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 def _methods(request: Request) -> set[str]:
     """The methods that the path has."""
+    methods: list[tuple[re.Pattern[str], set[str]]] = request.app.state.methods
     found: set[str] = set()
-    for route in request.app.routes:
-        if isinstance(route, APIRoute) and route.matches(request.scope)[0] != Match.NONE:
-            found |= route.methods
+    for pattern, known in methods:
+        if pattern.match(request.url.path):
+            found |= known
     return found

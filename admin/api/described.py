@@ -110,9 +110,7 @@ STATS: Final = table(
         active_connections=COUNT,
         rate_limit_exceeded=COUNT,
     ),
-    quotas=table(
-        bandwidth=table(used=COUNT, limit={"type": ["integer", "null"]}, reset_at=NAME)
-    ),
+    quotas=table(bandwidth=table(used=COUNT, limit={"type": ["integer", "null"]}, reset_at=NAME)),
 )
 EVENT: Final = table(
     sequence=COUNT,

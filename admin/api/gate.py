@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 import re
@@ -23,6 +24,7 @@ from admin.api.limits import (
     HEADERS_MAX,
     PATH_BYTES_MAX,
     QUERY_BYTES_MAX,
+    SEND_SECONDS,
     Buckets,
     Rates,
 )
@@ -82,13 +84,22 @@ class Gate:
             if message["type"] == "http.response.start":
                 started = True
                 message["headers"] = _with_safe(scope, message.get("headers", []))
-            await send(message)
+            try:
+                async with asyncio.timeout(SEND_SECONDS):
+                    await send(message)
+            except TimeoutError:
+                # It takes nothing: what waits for it is worth no memory.
+                if (abort := scope.get("state", {}).get("abort")) is not None:
+                    abort()
+                raise
 
         try:
             self._check(scope)
             await self._app(scope, receive, answer)
         except Problem as problem:
             await problem.response(scope["path"])(scope, receive, answer)
+        except TimeoutError:
+            log.info("a client took nothing for %g s and was left", SEND_SECONDS)
         except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"])
             if started:

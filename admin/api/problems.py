@@ -89,9 +89,7 @@ class Problem(Exception):
         detail = "; ".join(map(str, answer.mistakes))
         # Where a command is about another thing than the one that is missing (a tier that a tenant
         # names), the words say so; the code alone decides the status.
-        return cls(
-            answer.code, detail, mistakes=answer.mistakes, command_id=answer.command_id
-        )
+        return cls(answer.code, detail, mistakes=answer.mistakes, command_id=answer.command_id)
 
     def body(self, instance: str) -> dict[str, Any]:
         found: dict[str, Any] = {

@@ -14,7 +14,7 @@ from admin.api.access import Anybody, Behind, Overseer, forbidden
 from admin.api.backend import Backend
 from admin.api.commands import caught_up, json
 from admin.api.described import answers, listed, table
-from admin.api.problems import Problem, mistake, missing
+from admin.api.problems import Problem, missing, mistake
 
 router = APIRouter(prefix="/analytics", tags=["analytics"], dependencies=[Depends(caught_up)])
 
@@ -146,9 +146,7 @@ async def history(
     description="By the prices in `[analytics.prices]`; the dearest first.",
     responses=answers(table(currency=described.NAME, total=described.OBJECT)),
 )
-async def costs(
-    backend: Counted, who: Anybody, top: Top = 100, tenant: TenantId = ""
-) -> Response:
+async def costs(backend: Counted, who: Anybody, top: Top = 100, tenant: TenantId = "") -> Response:
     id, prices = _one(backend, who, tenant), backend.installation.analytics.prices
     if not id:
         return json(await backend.ask(lambda view: reports.costs(view, prices, top=top)))

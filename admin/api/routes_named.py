@@ -334,7 +334,9 @@ async def create_token(request: Request, order: Ordered) -> Response:
     if wrong:
         order.refuse("IssueToken")
         raise Problem("refused", "; ".join(map(str, wrong)), mistakes=wrong)
-    answer = await order.give(type(noted), **noted.model_dump(exclude={"command_id", "dry_run", "expected_version"}))
+    answer = await order.give(
+        type(noted), **noted.model_dump(exclude={"command_id", "dry_run", "expected_version"})
+    )
     if answer.dry_run:
         return told_only(answer)
     if answer.repeated:

@@ -44,7 +44,9 @@ TRIES_MAX = 3
 @router.get(
     "/tenants",
     summary="List tenants",
-    responses=answers(described.table(tenants=described.listed(described.LIST_ENTRY)), described.LISTED),
+    responses=answers(
+        described.table(tenants=described.listed(described.LIST_ENTRY)), described.LISTED
+    ),
     dependencies=[Depends(caught_up)],
 )
 async def list_tenants(
@@ -52,7 +54,9 @@ async def list_tenants(
     backend: Behind,
     who: Anybody,
     limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = PAGE,
-    cursor: Annotated[str, Query(max_length=64, description="`next_cursor` of the last page.")] = "",
+    cursor: Annotated[
+        str, Query(max_length=64, description="`next_cursor` of the last page.")
+    ] = "",
 ) -> Response:
     own = who.principal.tenant
     if own:
@@ -116,9 +120,7 @@ async def _shaped(order: Order, body: dict[str, Any], known: Settings) -> Shaped
     shaped.settings = await with_verifiers(shaped.settings, known, shaped.mistakes)
     if shaped.mistakes:
         order.refuse("settings")
-        raise Problem(
-            "refused", "; ".join(map(str, shaped.mistakes)), mistakes=shaped.mistakes
-        )
+        raise Problem("refused", "; ".join(map(str, shaped.mistakes)), mistakes=shaped.mistakes)
     return shaped
 
 
@@ -181,9 +183,7 @@ async def put_tenant(
             shaped.settings["users"] = known["users"]
             if asked is None and record is not None:
                 order.expected = record.version
-        answer = await order.try_to_give(
-            PutTenant, id=id, settings=shaped.settings, force=force
-        )
+        answer = await order.try_to_give(PutTenant, id=id, settings=shaped.settings, force=force)
         if answer.code != "changed" or asked is not None:
             break
     if not answer.accepted:
@@ -230,9 +230,7 @@ async def change(order: Order, id: str, body: dict[str, Any], force: bool = Fals
     summary="Change a tenant's limits",
     description="Those that are named; the others stay. `max_connections` counts for clients and "
     "for the pool. Any key of `rate_limits` may be named.",
-    openapi_extra=described.body(
-        examples={"limits": {"max_connections": 100, "qps_limit": 2000}}
-    ),
+    openapi_extra=described.body(examples={"limits": {"max_connections": 100, "qps_limit": 2000}}),
     responses=answers(described.TENANT, words="They are changed."),
 )
 async def put_limits(request: Request, order: Ordered, id: TenantOf) -> Response:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from admin.api import described
 from admin.api.access import Behind, TenantOf
 from admin.api.bodies import read_object
-from admin.api.commands import Order, Ordered, caught_up, done, etag, json, told_only, about
+from admin.api.commands import Order, Ordered, about, caught_up, done, etag, json, told_only
 from admin.api.described import answers, listed, table
 from admin.api.problems import Problem, missing
 from admin.api.users import verifier_of
@@ -95,9 +95,7 @@ async def remove_user(order: Ordered, id: TenantOf, name: Name) -> Response:
 
 async def _scram(order: Order, id: str, name: object, body: dict[str, object]) -> str:
     """The verifier that the body means. Raises Problem with all that is wrong."""
-    mistakes = [
-        Mistake(key, "is not known") for key in sorted(set(body) - {"password", "scram"})
-    ]
+    mistakes = [Mistake(key, "is not known") for key in sorted(set(body) - {"password", "scram"})]
     if not isinstance(name, str) or not 1 <= len(name) <= 63:
         mistakes.append(Mistake("name", "must be a text of 1 to 63 characters"))
     if ("password" in body) == ("scram" in body):

@@ -219,7 +219,11 @@ class Connection(H11Protocol):
             return
         self._counted = address
         self._per_address[address] += 1
-        self.app_state = {**self.app_state, "certificate": _common_name(transport)}
+        self.app_state = {
+            **self.app_state,
+            "certificate": _common_name(transport),
+            "abort": transport.abort,
+        }
         self._wait_for_header()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -134,7 +134,9 @@ def _take_ignored(shaped: Shaped) -> None:
             if above:
                 shaped.settings[above[0]] = table = dict(table)
             del table[name]
-            shaped.ignored.append(Mistake(path, "accepted, not stored", f"{reason[:1].upper()}{reason[1:]}."))
+            shaped.ignored.append(
+                Mistake(path, "accepted, not stored", f"{reason[:1].upper()}{reason[1:]}.")
+            )
     for table in ("limits", "rate_limits"):
         if shaped.settings.get(table) == {}:
             del shaped.settings[table]

@@ -77,13 +77,14 @@ def settings(given: Settings) -> dict[str, Any]:
 
 def installation(found: Installation) -> dict[str, Any]:
     """The installation, resolved; passwords hidden."""
-    shown: dict[str, Any] = _without_passwords(masked(found.model_dump(mode="json")))
+    shown: dict[str, Any] = without_passwords(masked(found.model_dump(mode="json")))
     return shown
 
 
-def _without_passwords(value: Any) -> Any:
+def without_passwords(value: Any) -> Any:
+    """`value` with the passwords in its addresses hidden."""
     if isinstance(value, dict):
-        return {key: _without_passwords(below) for key, below in value.items()}
+        return {key: without_passwords(below) for key, below in value.items()}
     if isinstance(value, list):
-        return [_without_passwords(below) for below in value]
+        return [without_passwords(below) for below in value]
     return _URL_PASSWORD.sub("(hidden)@", value) if isinstance(value, str) else value

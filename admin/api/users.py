@@ -21,12 +21,13 @@ async def with_verifiers(settings: Settings, known: Settings, mistakes: list[Mis
     if not isinstance(users, list):
         return settings
     if len(users) > USERS_AT_ONCE_MAX:
-        mistakes.append(Mistake("users", f"more than {USERS_AT_ONCE_MAX} at once", "Add the rest one by one."))
+        mistakes.append(
+            Mistake("users", f"more than {USERS_AT_ONCE_MAX} at once", "Add the rest one by one.")
+        )
         return settings
     before = {user["name"]: user["scram"] for user in known.get("users", ())}
     made = [
-        await _with_verifier(user, before, f"users.{at}", mistakes)
-        for at, user in enumerate(users)
+        await _with_verifier(user, before, f"users.{at}", mistakes) for at, user in enumerate(users)
     ]
     return {**settings, "users": made}
 
@@ -47,9 +48,7 @@ async def _with_verifier(
     return {**rest, "scram": found}
 
 
-async def verifier_of(
-    password: Any, before: str | None, path: str, mistakes: list[Mistake]
-) -> str:
+async def verifier_of(password: Any, before: str | None, path: str, mistakes: list[Mistake]) -> str:
     """A verifier of the password; the one it has, if that fits: else each PUT were a change."""
     if not isinstance(password, str) or not 1 <= len(password) <= PASSWORD_CHARACTERS_MAX:
         text = f"must be a text of 1 to {PASSWORD_CHARACTERS_MAX} characters"

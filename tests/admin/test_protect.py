@@ -155,10 +155,10 @@ def test_the_catalog_tells_the_proxy_what_is_protected(shop: Shared) -> None:
     oid = shop.sql("SELECT 'notes'::regclass::oid")[0][0]
     assert by_name["notes"] == (
         *("public", "notes", "r", ["id", "tenant_id", "note"], [], "varchar"),
-        *(True, False, f"copy_{oid}"),
+        *(True, False, f"copy_{oid}", []),
     )
-    assert by_name["countries"][5:] == ("", False, True, None)
-    assert by_name["internal"][5:] == ("", False, False, None)
+    assert by_name["countries"][5:] == ("", False, True, None, [["code"]])
+    assert by_name["internal"][5:] == ("", False, False, None, [])
     shop.sql("ALTER TABLE notes NO FORCE ROW LEVEL SECURITY; ALTER TABLE notes ADD COLUMN more int")
     with psycopg.connect(shop.server.dsn(shop.database)) as conn:
         found = conn.execute(CATALOG_QUERY, {"column": "tenant_id"}).fetchall()

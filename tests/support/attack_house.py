@@ -20,7 +20,7 @@ from typing import Any, Final
 import psycopg
 from support.attack_client import Attacker, Login
 from support.attack_data import FILL, SHARED_FUNCTION, TABLE_NAMES, TABLES
-from support.attacks import Attack
+from support.attacks import Attack, filled
 from support.engines import Postgres
 from support.estate import PASSWORD, USER, Estate, estate, protect, tenant
 from support.provisioning import VAULT, login
@@ -212,12 +212,14 @@ class House:
         if attack.only and self.combination.strategy not in attack.only:
             return []
         texts = attack.texts(self.places)
+        values = tuple(filled(each, self.places).strip("'").encode() for each in attack.values)
         found: list[str] = []
         heard = b""
         if attack.call:
-            heard = self.attacker.call(self._oid(attack.call), attack.values)
+            heard = self.attacker.call(self._oid(attack.call), values)
         for way in ways if not attack.call else ():
-            heard += self.attacker.run(way, texts, attack, self._another)
+            data = attack.data.encode()
+            heard += self.attacker.run(way, texts, values, data, self._another)
         found += self._watch()
         heard += self.attacker.rest()
         found += self.attacker.complaints

@@ -5,6 +5,7 @@ An attack names what it aims at by places between percent signs:
     %orders%, %customers%, …   the victim's table, as the strategy has it
     %other%, %me%              the victim's and the attacker's value, as literals
     %schema%, %role%, %database%, %pid%, %lo%, %token%, %key%     what belongs to the victim
+    %xff%, %9*ab%                 a byte; a text so many times
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from typing import Any, Final
 FILE: Final = Path(__file__).resolve().parent.parent / "isolation" / "attacks.toml"
 # What an attack would gain: see the head of the file.
 GAINS: Final = frozenset(["rows", "change", "tells", "disturbs", "becomes", "code"])
-_PLACE: Final = re.compile(r"%([a-z]+)%")
+_PLACE: Final = re.compile(r"%(?:([a-z]{2,})|x([0-9a-f]{2})|(\d+)\*([^%]+))%")
 _KEYS: Final = frozenset(
-    ["name", "idea", "sql", "gain", "residual", "data", "values", "call", "noisy", "only", "repeat"]
+    ["name", "idea", "sql", "gain", "residual", "data", "values", "call", "noisy", "only"]
 )
 
 
@@ -39,10 +40,9 @@ class Attack:
     residual: str = ""  # what is known to be told, and by which line of docs/security.md
     noisy: bool = False  # its answer is never the same twice
     only: tuple[str, ...] = ()  # strategies; empty: all
-    repeat: int = 1  # of the text, for large ones
 
     def texts(self, places: dict[str, str]) -> tuple[str, ...]:
-        return tuple(filled(each, places) * self.repeat for each in self.sql)
+        return tuple(filled(each, places) for each in self.sql)
 
 
 @dataclass
@@ -52,7 +52,12 @@ class Corpus:
 
 
 def filled(text: str, places: dict[str, str]) -> str:
-    return _PLACE.sub(lambda found: places.get(found[1], found[0]), text)
+    def put(found: re.Match[str]) -> str:
+        if found[2]:
+            return bytes([int(found[2], 16)]).decode("ascii", "surrogateescape")
+        return found[4] * int(found[3]) if found[3] else places.get(found[1], found[0])
+
+    return _PLACE.sub(put, text)
 
 
 def load() -> Corpus:
@@ -68,7 +73,7 @@ def load() -> Corpus:
                 corpus.mistakes.append(f"{name}: twice")
             if entry.get("gain") not in GAINS or not entry.get("idea"):
                 corpus.mistakes.append(f"{name}: no idea or no gain")
-            if not entry.get("sql") and not entry.get("call"):
+            if "sql" not in entry and "call" not in entry:
                 corpus.mistakes.append(f"{name}: no statement")
             seen.add(name)
             corpus.attacks.append(_attack(family, entry))
@@ -89,5 +94,4 @@ def _attack(family: str, entry: dict[str, Any]) -> Attack:
         residual=entry.get("residual", ""),
         noisy=entry.get("noisy", False),
         only=tuple(entry.get("only", ())),
-        repeat=entry.get("repeat", 1),
     )

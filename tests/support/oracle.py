@@ -11,6 +11,7 @@ the same: rows, names and types of columns, the command tag, SQLSTATE.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -36,7 +37,6 @@ from admin.provision_names import group_role
 
 ENFORCEMENTS: Final = ("both", "rewrite", "seal")
 DRIVES: Final = ("simple", "extended", "prepared", "binary")
-RECORD: Final = 2249  # the type of rows that are of no table
 ROWS: Final = frozenset(name.strip('"') for name in COLUMNS)
 # SQLSTATEs with which the proxy refuses what it cannot keep to the tenant's rows.
 REFUSALS: Final = frozenset(["0A000", "42501"])
@@ -136,8 +136,14 @@ class Side:
         return Answer((result.command_status or b"").decode(), described, values)
 
     def name(self, oid: int) -> str:
+        """What is known of a type in every database."""
+        found = self.types.get(oid, str(oid))
         # A whole row of a table in FULL JOIN has the type record: see test_oracle_limits.py.
-        return str(RECORD if self.types.get(oid) in ROWS else oid)
+        return re.sub("^(_?)(.*)$", _plain_row, found)
+
+
+def _plain_row(name: re.Match[str]) -> str:
+    return f"{name[1]}record" if name[2] in ROWS else name[0]
 
 
 @dataclass
@@ -244,7 +250,7 @@ def _admin(server: Postgres, database: str) -> psycopg.Connection[Any]:
 
 
 def _types(connection: psycopg.Connection[Any]) -> dict[int, str]:
-    query = "SELECT oid, typname FROM pg_type WHERE oid >= 16384"
+    query = "SELECT oid, typname FROM pg_type"
     return dict(connection.execute(query).fetchall())
 
 

@@ -297,7 +297,7 @@ class Writes(Queries):
             f" ON CONFLICT DO NOTHING RETURNING *) SELECT new.*, c_name FROM new"
             f" LEFT JOIN customer ON c_custkey = {key}",
             f"WITH u AS (UPDATE customer SET c_comment = 'cte' WHERE c_custkey < {key}"
-            f" RETURNING c_custkey, c_name), d AS (DELETE FROM partsupp WHERE ps_suppkey = {key} % 7"
+            f" RETURNING c_custkey, c_name), d AS (DELETE FROM partsupp WHERE ps_suppkey = {key}"
             f" RETURNING 1) SELECT * FROM u UNION ALL SELECT count(*), 'd' FROM d",
         )
         return self.finish(rng.choice(forms))

@@ -102,13 +102,13 @@ def catalog(kind: Kind, *, sealed: bool = False, rewriting: bool = True) -> Cata
     """What is known of these tables; `secrets` is not."""
     orders = ("tenant_id", "id", "customer_id", "total", "note", "placed", "tags")
     named: list[tuple[str, str, tuple[str, ...], dict[str, Any]]] = [
-        ("public", "orders", orders, {}),
+        ("public", "orders", orders, {"keys": frozenset([("id",), ("id", "tenant_id")])}),
         ("shop", "orders", orders, {}),
         ("public", "big_orders", ("tenant_id", "id", "total"), {"is_table": False}),
         ("public", "notes", ("id", "body", "tenant_id"), {}),
         (
             *("public", "customers", ("id", "tenant_id", "name", "country")),
-            {"staging": ("tenantry", "copy_1")},
+            {"staging": ("tenantry", "copy_1"), "keys": frozenset([("id", "tenant_id")])},
         ),
         (
             *("public", "items", ("tenant_id", "order_id", "sku", "qty", "price", "cost")),

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
+from events.spans import ABOUT, About
 from wire import errors as e
 from wire.identify import parse_options
 from wire.ports import OperatorLogin
@@ -146,6 +147,8 @@ class Startup:
         settings = startup_settings(parameters, self.listener.tenant_option)
         tenant = await self.authenticate(user, database, parameters)
         client = self.client
+        # Of this login's task: what is logged from here on is about the tenant.
+        ABOUT.set(About(tenant))
         client.tenant = tenant
         client.lease = await self.listener.tenants.open(
             # libpq sends the user's name when no database is named.
