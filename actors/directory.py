@@ -14,6 +14,7 @@ from events.model import Settings, Tenant
 from wire import errors as e
 from wire.ports import NO_AUDIT, Lease, OperatorLogin, Tenants
 from wire.postgres.client import ClientConnection
+from wire.postgres.console import CONSOLE, CONSOLE_NAMES
 
 log = logging.getLogger("tenantry.directory")
 
@@ -58,16 +59,22 @@ class Directory(Tenants):
         return None
 
     def operator(self, user: str, database: str, address: str) -> OperatorLogin | None:
-        """Operators name the tenant that they begin in as their database."""
+        """Operators name the tenant that they begin in as their database, or the console."""
         settings = self._operator(user)
-        if settings is None or not settings.get("scram") or not self._fresh():
+        if settings is None or not settings.get("scram"):
+            return None
+        names = settings.get("tenants", [])
+        tenants = None if "*" in names else frozenset(names)
+        role = str(settings.get("role", ""))
+        if database in CONSOLE_NAMES and (database == CONSOLE or self._tenant(database) is None):
+            return OperatorLogin(user, settings["scram"], tenants, "", console=True, role=role)
+        if not self._fresh() or role != "operator":
+            # A viewer may look at the installation, and at nobody's data.
             return None
         id = database
         if self._tenant(id) is None and database.endswith(self._suffix):
             id = database[: len(database) - len(self._suffix)]
         found = self._tenant(id)
-        names = settings.get("tenants", [])
-        tenants = None if "*" in names else frozenset(names)
         if found is None or (tenants is not None and id not in tenants):
             # Whole databases ("@shared_db") are no tenants, so only "*" spans them.
             return None

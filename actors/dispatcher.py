@@ -166,6 +166,19 @@ class Dispatcher:
             return DEAD
         return ref.try_tell(event)
 
+    async def ask_active(self, tenant_id: str, message: object) -> object:
+        """The answer of the tenant's actor, with the precedence of control; None when it has none.
+
+        Nobody is woken up. Raises MailboxFull, and what the actor raises.
+        """
+        entry = self._entries.get(tenant_id)
+        if entry is None or entry.ref is None:
+            return None
+        try:
+            return await entry.ref.ask(message, lane=CONTROL)
+        except ActorDeadError:
+            return None
+
     def config_changed(self, tenant_id: str) -> None:
         """Tell the tenant's actor if it has one; one that starts later reads the new anyway."""
         entry = self._entries.get(tenant_id)

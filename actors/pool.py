@@ -34,6 +34,8 @@ MAX_AFFINITY_SCAN: Final = 8
 MAX_SHELF_SCAN: Final = 64
 # A query that does not end this long after it was cancelled loses its connection.
 CANCEL_GRACE_SECONDS: Final = 5.0
+# Later than anything on the monotonic clock.
+NEVER: Final = 1e18
 # Connections opened at a time, per tenant: PostgreSQL forks for each.
 MAX_OPENING: Final = 8
 
@@ -122,6 +124,9 @@ class TenantPool(Pool):
         self.closed = False
         # Servers opened before this are closed when they come back (credentials changed).
         self.valid_since = 0.0
+        # Paused: nothing is lent, and what comes back is closed.
+        self.held = False
+        self.valid_before = 0.0
 
     def size(self) -> int:
         own_idle = len(self.idle) if self.shelf is None else 0
@@ -348,7 +353,7 @@ class TenantPool(Pool):
 
     def serve_opened(self, server: ServerConnection) -> None:
         """Hand a new server to the first who waits for one like it."""
-        if not self.closed:
+        if not self.closed and not self.held:
             for client in self.waiters:
                 if client.startup_settings == server.startup:
                     del self.waiters[client]
@@ -374,6 +379,11 @@ class TenantPool(Pool):
                 if now - since < self.acquire_seconds:
                     break
                 self.waiters.pop(client, None)
+                if self.held:
+                    client.acquire_failed(
+                        e.ServerUnavailable("the tenant is paused", hint="Try again later.")
+                    )
+                    continue
                 client.acquire_failed(
                     e.TooManyConnections(
                         f"no server was free within {self.acquire_seconds:g} seconds",
@@ -410,7 +420,39 @@ class TenantPool(Pool):
     def retarget(self, target: Target) -> None:
         """New credentials or place: servers opened before are not lent again."""
         self.target = target
+        if self.held:
+            self.valid_before = monotonic()
+        else:
+            self.valid_since = monotonic()
+
+    def hold(self) -> None:
+        """Lend nothing until `let_go`: who comes waits, what is lent is closed as it comes back.
+
+        It is done with what lending looks at anyway, so that others pay nothing for it. Whoever
+        sets another limit meanwhile calls this again.
+        """
+        if not self.held:
+            self.held = True
+            self.valid_before = self.valid_since
+        self.limit = 0
+        self.valid_since = NEVER
+        self.budget.waiting.pop(self, None)
+        while self.idle and self.shelf is None:
+            self.drop(self.idle.pop())
+
+    def let_go(self) -> None:
+        """No longer hold. The limit is the caller's to set, and then to `grow`."""
+        if self.held:
+            self.held = False
+            self.valid_since = self.valid_before
+
+    def reconnect(self) -> None:
+        """Replace all servers: idle ones now, lent ones as they come back."""
+        if self.held:
+            return
         self.valid_since = monotonic()
+        while self.idle and self.shelf is None:
+            self.drop(self.idle.pop())
 
     def close_when_idle(self) -> None:
         """Take no new client; servers end as they come back."""

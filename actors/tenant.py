@@ -10,6 +10,7 @@ from typing import Final
 from actors.commons import Commons, TokenSeal, quoted
 from actors.lease import TenantLease, share
 from actors.limits import TokenBucket
+from actors.manage import Manage, Pauses, manage
 from actors.messages import ConfigChanged, ConnectionClosed, ConnectionOpened, OpenLease, Tick
 from actors.pool import Budget, TenantPool
 from actors.runtime import AsyncioActor
@@ -49,7 +50,9 @@ class Surroundings:
         commons: Commons,
         audit: AuditSink = NO_AUDIT,
         tracing: Tracing | None = None,
+        pauses: Pauses | None = None,
     ) -> None:
+        self.pauses = Pauses() if pauses is None else pauses
         self.audit = audit
         self.tracing = tracing
         self.commons = commons
@@ -110,6 +113,8 @@ class TenantActor(AsyncioActor):
             self.load()
         elif isinstance(message, Tick):
             self.tick()
+        elif isinstance(message, Manage):
+            return manage(self, message)
         return None
 
     # --- connections ----------------------------------------------------------------------------
@@ -255,7 +260,17 @@ class TenantActor(AsyncioActor):
         pool.acquire_seconds = shorter(
             settings.acquire_timeout, None if own else shared.acquire_timeout_secs
         )
+        if self.around.pauses.holds(self.id):
+            pool.hold()
         return pool
+
+    def resume(self) -> None:
+        """The tenant is not paused any more, if it was."""
+        pool = self.pool
+        if self.tenant is not None and pool is not None and pool.held:
+            pool.let_go()
+            self.arrange_pool(self.tenant, pool.shelf is not None)
+            pool.grow()
 
     def dismiss(self) -> None:
         """The tenant has been disabled or deleted: end its connections, now."""

@@ -1,45 +1,14 @@
-"""Opens the audit of a process, and tells it of commands that did not come over a bus."""
+"""Tells the audit of commands that did not come over a bus."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-from nats.aio.client import Client
-
-from events import audit
-from events.audit_publisher import AUDIT_FOLDER, AuditPublisher
 from events.audit_sink import COMMAND, OK, REFUSED, AuditSink
 from events.commander import Accepted
 from events.commands import Command
 from events.facts import KIND_TENANT
-from events.installation import Installation
-from events.secrets import Vault
 from events.spans import parse
-
-
-def open_audit(
-    nats: Client,
-    data: Path,
-    writer: str,
-    vault: Vault,
-    installation: Installation,
-    known: Callable[[str], bool],
-) -> AuditPublisher:
-    """The audit of the process `writer`; its `run` flushes it, its `close` ends its chain."""
-    config = audit.stream_config(
-        installation.events.replicas,
-        keep_days=installation.audit.keep_days,
-        max_bytes=installation.audit.max_size or audit.STREAM_BYTES_MAX,
-    )
-    return AuditPublisher(
-        nats,
-        data / AUDIT_FOLDER,
-        writer,
-        vault.derive(audit.KEY_PURPOSE),
-        known=known,
-        config=config,
-    )
 
 
 def note_commands(

@@ -66,6 +66,7 @@ def _make_paths_absolute(data: dict[str, Any], base: Path) -> None:
     """Paths in the file count from the file's directory, wherever the program was started."""
     tables: list[tuple[Any, tuple[str, ...]]] = [
         (data.get("tls"), ("cert_path", "key_path", "ca_path")),
+        (data.get("admin"), ("cert_path", "key_path", "ca_path")),
         (data.get("events"), ("data_dir", *EVENTS_FILES)),
     ]
     nodes = data.get("nodes")

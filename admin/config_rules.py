@@ -12,7 +12,8 @@ from admin.config_models import FileConfig, FileTenant, FileUser
 from admin.config_places import check_places
 from admin.config_source import Source
 from admin.config_support import NOT_IN_THIS_VERSION, warn
-from events.installation import Node
+from admin.listen_port import is_loopback, split_address
+from events.installation import OFF, Node
 from events.model import DDL_OPERATIONS, Settings, Tenant
 from events.nats_login import LoginError, parse
 from events.settings import canonical, merge, with_strategy_defaults
@@ -32,6 +33,7 @@ def check(file: FileConfig, source: Source) -> None:
     _check_nodes(file, source)
     _check_pool(file, source)
     _check_tls(file, source)
+    _check_admin(file, source)
     _check_events(file, source)
     _check_switches(file, source)
     _check_tenants(file, source)
@@ -110,6 +112,30 @@ def _check_tls(file: FileConfig, source: Source) -> None:
     for name in ("cert_path", "key_path", "ca_path"):
         if path := getattr(tls, name):
             _check_file(path, ("tls", name), source)
+
+
+def _check_admin(file: FileConfig, source: Source) -> None:
+    """How the admin API listens. What it would refuse at its start is told here too, as a warning:
+    clients are served all the same."""
+    admin = file.admin
+    for name in ("cert_path", "key_path", "ca_path"):
+        if path := getattr(admin, name):
+            _check_file(path, ("admin", name), source)
+    if bool(admin.cert_path) != bool(admin.key_path):
+        source.mistake(("admin",), "cert_path and key_path belong together", "Set both.")
+    if admin.ca_path and not admin.cert_path:
+        source.mistake(("admin", "ca_path"), "needs TLS", "Set cert_path and key_path.")
+    if file.admin_allow_insecure:
+        text = "DANGEROUS: whoever reaches the admin API may change everything, without a token"
+        warn(source, ("admin_allow_insecure",), text)
+    elif file.admin_address != OFF and not admin.cert_path and not admin.allow_plaintext:
+        host, _ = split_address(file.admin_address)
+        if not is_loopback(host):
+            text = (
+                "the admin API will not listen there: tokens would cross the network in clear "
+                "text. Give [admin] a certificate, or use a loopback address"
+            )
+            warn(source, ("admin_address",), text)
 
 
 def _check_file(path: str, key: Key, source: Source) -> None:

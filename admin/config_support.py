@@ -13,7 +13,6 @@ from admin.config_mistakes import Key, Mistake, dotted
 from admin.config_source import Source
 from events.model import Ai
 
-_ADMIN = "the admin API is not part of this version"
 _REPLAY = "replay of transactions is not part of this version"
 _SPREAD = "read/write split is not part of this version"
 _CHECKS = "regular health checks are not part of this version; a node is judged by its use"
@@ -22,7 +21,6 @@ _BUDGET = "the same key in [pool] counts"
 
 # Key → (the value that changes nothing and needs no warning, why it is not used).
 UNUSED: Final[dict[str, tuple[Any, str]]] = {
-    "admin_address": (None, _ADMIN),
     "tr_enabled": (False, _REPLAY),
     "tr_mode": ("none", _REPLAY),
     "write_timeout_secs": (None, "clients that take no bytes are not timed out in this version"),
@@ -44,7 +42,6 @@ UNUSED: Final[dict[str, tuple[Any, str]]] = {
     "health.success_threshold": (None, _CHECKS),
     "health.check_query": (None, _CHECKS),
     "nodes.weight": (100, _SPREAD),
-    "multi_tenancy.cross_tenant_analytics": (False, "it comes with the admin API"),
 }
 # What a tenant, a tier and the defaults can say alike.
 UNUSED.update(
@@ -59,7 +56,7 @@ UNUSED.update(
 # asks for nothing, and is a warning.
 NOT_AVAILABLE: Final = frozenset(
     {
-        "admin_token", "admin_allow_insecure", "hba", "rate_limit", "circuit_breaker",
+        "admin_token", "hba", "rate_limit", "circuit_breaker",
         "analytics.max_fingerprints",
         "anomaly", "lag_routing", "topology", "routing_hints", "schema_routing", "cache",
         "query_rewrite", "plugins", "mcp", "agent_contracts", "http_gateway", "graphql_gateway",

@@ -16,19 +16,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pykka import ActorDeadError
 
 from actors.analytics import Analytics, Ready
 from actors.reference import AsyncioActorRef
 from admin.apply import Plan, plan
-from admin.books import note_commands, note_refused, open_audit
+from admin.audit_open import open_audit
+from admin.books import note_commands, note_refused
 from admin.command_service import CommandService
 from admin.config import Loaded
 from admin.engine_process import Say
 from admin.provisioner import Provisioner
 from admin.restarts import Restarts
+from admin.telemetry import open_tracer
 from events import snapshot
 from events.audit_publisher import AuditPublisher
 from events.audit_sink import AuditSink
@@ -40,9 +42,12 @@ from events.keys import KeyRing
 from events.log import ConfigLog
 from events.projection import Projection
 from events.secrets import Vault
-from events.spans import TRACEPARENT
+from events.spans import NO_SPANS, TRACEPARENT
 from events.stream import Conflict
 from wire.tasks import spawn
+
+if TYPE_CHECKING:
+    from admin.tracing import Tracer
 
 log = logging.getLogger("tenantry.control")
 
@@ -89,6 +94,7 @@ class Control:
         self.audit: AuditSink = AuditSink()
         self._publisher: AuditPublisher | None = None
         self._auditing: asyncio.Task[None] | None = None
+        self._tracer: Tracer | None = None
         # What all tenants use, while it is kept (`follow`); whether it has caught up.
         self.analytics: AsyncioActorRef[Analytics] | None = None
         self.analytics_ready = False
@@ -168,6 +174,18 @@ class Control:
         )
         self.audit = self.service.audit = self._publisher = audit
         self._auditing = spawn(audit.run(), name="audit")
+
+    def open_telemetry(self, installation: Installation) -> None:
+        """Make spans of commands from now on, if somebody wants them."""
+        self._tracer = open_tracer(installation.telemetry, "control", lambda _: ("", "", 0))
+        if self._tracer is not None:
+            self.log.spans = self._tracer.spans
+
+    async def _close_telemetry(self) -> None:
+        tracer, self._tracer = self._tracer, None
+        if tracer is not None:
+            self.log.spans = NO_SPANS
+            await asyncio.to_thread(tracer.stop)
 
     async def _close_audit(self) -> None:
         publisher, self._publisher = self._publisher, None
@@ -306,6 +324,7 @@ class Control:
                 await _end(task)
         self._following = self._saving = self._keeping = self._analysing = None
         await self._close_audit()
+        await self._close_telemetry()
         await self.log.close()
 
 

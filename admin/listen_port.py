@@ -8,6 +8,7 @@ other programs when no worker runs, and costs no client.
 from __future__ import annotations
 
 import errno
+import ipaddress
 import socket
 from typing import Final
 
@@ -35,6 +36,14 @@ def split_address(address: str) -> tuple[str, int]:
     """`host:port` (an IPv6 host in brackets) as a pair."""
     host, _, port = address.rpartition(":")
     return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches it."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def hold_port(host: str, port: int, *, next_free: bool = False) -> HeldPort:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from admin.api.port import AdminPort
 from admin.config import Loaded, load
 from admin.control import Applied, Control
 from admin.data_dir import DataDir, Remembered
@@ -94,6 +95,7 @@ class Supervisor:
         self._held: HeldPort | None = None
         self._keepers: list[WorkerKeeper] = []
         self._inside: Worker | None = None
+        self._api = AdminPort(lambda: self._control, say, next_free=next_free)
         # While it runs.
         self._tls_files: tuple[object, ...] = ()
         self._stop = asyncio.Event()
@@ -139,6 +141,7 @@ class Supervisor:
         self._tls_files = tls_files(installation)
         await self._put_to_work(control, node)
         await self._start_workers()
+        self._in_background(self._api.adapt(installation), "admin API")
         engines.watch(nats_moved=self._nats_moved, postgres_moved=self._postgres_moved)
         await self._tell_provisioning(control)
         return Running(
@@ -158,6 +161,7 @@ class Supervisor:
             self._engines.servers(), self._vault, replicas=replicas, name="control"
         )
         known = installation or self._control.projection.installation()
+        self._control.open_telemetry(known or self._installation)
         self._control.open_audit(self._data.path, known or self._installation)
         self._control.workers = self._count_workers
         return self._control
@@ -316,7 +320,9 @@ class Supervisor:
             async with self._changing:
                 loaded = load_or_fail(self._config, self._say)
                 self._tell(await self._control.apply(loaded))
-                files = tls_files(self._control.projection.installation() or self._installation)
+                installation = self._control.projection.installation() or self._installation
+                await self._api.adapt(installation)
+                files = tls_files(installation)
                 if files != self._tls_files:
                     self._tls_files = files
                     log.info("certificates changed: replacing the workers one by one")
@@ -338,6 +344,7 @@ class Supervisor:
             if control is None or new is None:
                 return
             old, self._installation = self._installation, new
+            await self._api.adapt(new)
             needed = needs(old, new)
             if self._inside is not None:
                 needed = needs(old, new, one_process=True)
@@ -402,7 +409,8 @@ class Supervisor:
         if self._engines is not None:
             await self._engines.unwatch()
         drain = 0.0 if self._now.is_set() else self._drain_seconds
-        await asyncio.gather(*(keeper.stop(drain) for keeper in self._keepers))
+        stops = [keeper.stop(drain) for keeper in self._keepers]
+        await asyncio.gather(self._api.stop(), *stops)
         self._keepers = []
         if self._inside is not None:
             await finish(self._inside, drain, self._now)

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import orjson
 
@@ -22,11 +22,12 @@ from actors.directory import Directory
 from actors.dispatcher import Dispatcher
 from actors.pool import Budget
 from actors.tenant import Surroundings, TenantActor
-from admin.books import open_audit
+from admin.audit_open import open_audit
 from admin.catalog_reader import CatalogReader
 from admin.data_dir import socket_folder
 from admin.operator_access import is_whole, whole_database, whole_target
 from admin.provision_sql import row_role
+from admin.telemetry import open_tracer
 from events import snapshot
 from events.audit_publisher import AuditPublisher
 from events.audit_sink import CONFIG_CHANGE, OK
@@ -45,6 +46,9 @@ from wire.postgres.connect import Target
 from wire.postgres.listener import Listener
 from wire.postgres.tls_setup import listener_tls, node_tls
 from wire.tasks import spawn
+
+if TYPE_CHECKING:
+    from admin.tracing import Tracer
 
 log = logging.getLogger("tenantry.worker")
 
@@ -89,6 +93,7 @@ class Worker:
         self.log: ConfigLog | None = None
         self.usage: UsagePublisher | None = None
         self.audit: AuditPublisher | None = None
+        self.tracer: Tracer | None = None
         self._auditing: asyncio.Task[None] | None = None
         self.listener: Listener | None = None
         self.dispatcher: Dispatcher | None = None
@@ -117,6 +122,11 @@ class Worker:
         installation = self.projection.installation()
         if installation is None:
             raise ServerUnavailable("the log holds no configuration yet")
+        self.tracer = open_tracer(
+            installation.telemetry, f"worker-{assignment.worker}", self._place
+        )
+        if self.tracer is not None:
+            self.log.spans = self.tracer.spans
         self._open_books(self.log, installation)
         self._arrange(installation)
         self.projection.subscribe(self._changed)
@@ -140,6 +150,13 @@ class Worker:
         self.audit = open_audit(log.nats, data, name, self.vault, installation, self._is_known)
         self._auditing = spawn(self.audit.run(), name="audit")
 
+    def _place(self, tenant: str) -> tuple[str, str, int]:
+        """Database, host and port of a tenant, for telemetry."""
+        found = self.tenant(tenant)
+        node = primary(self.projection.installation(), self.assignment.embedded_node)
+        database = "" if found is None else found.database
+        return (database, "", 0) if node is None else (database, node.host, node.port)
+
     def _is_known(self, tenant: str) -> bool:
         return self.projection.version_of(KIND_TENANT, tenant) > 0
 
@@ -159,6 +176,7 @@ class Worker:
             workers=workers,
             record=self._record,
             audit=self.audit,
+            tracing=self.tracer.tracing if self.tracer is not None else None,
         )
         self.dispatcher = Dispatcher(lambda id: TenantActor.start(id, around))
         staleness = installation.events.max_staleness_secs
@@ -181,6 +199,7 @@ class Worker:
             worker=assignment.worker,
             forward_cancel=self._forward_cancel,
             audit=self.audit,
+            tracing=self.tracer.tracing if self.tracer is not None else None,
         )
 
     def _spawn(self, work: object, name: str) -> None:
@@ -347,6 +366,9 @@ class Worker:
         await self._close_audit()
         if self.log is not None:
             await self.log.close()
+        tracer, self.tracer = self.tracer, None
+        if tracer is not None:
+            await asyncio.to_thread(tracer.stop)
         if self._cancel_transport is not None:
             self._cancel_transport.close()
             path = cancel_path(self.assignment.data_dir, self.assignment.worker)

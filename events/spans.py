@@ -84,5 +84,4 @@ def meanwhile(what: About) -> Iterator[None]:
         ABOUT.reset(token)
 
 
-
 NO_SPANS: Final = Spans()

@@ -233,15 +233,31 @@ class Lease:
 
 
 class OperatorLogin:
-    """An operator's credential: `tenants` that it spans (None: all), the one it begins in."""
+    """An operator's credential: `tenants` that it spans (None: all), the one it begins in.
+
+    console  it wants the SQL console instead
+    role     viewer or operator
+    """
 
     def __init__(
-        self, name: str, verifier: str, tenants: frozenset[str] | None, tenant: str
+        self,
+        name: str,
+        verifier: str,
+        tenants: frozenset[str] | None,
+        tenant: str,
+        *,
+        console: bool = False,
+        role: str = "operator",
     ) -> None:
         self.name = name
         self.verifier = verifier
         self.tenants = tenants
         self.tenant = tenant
+        self.console = console
+        self.role = role
+
+    def may(self, tenant: str) -> bool:
+        return self.tenants is None or tenant in self.tenants
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

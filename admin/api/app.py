@@ -28,7 +28,6 @@ from admin.api import (
 )
 from admin.api.backend import Backend
 from admin.api.gate import Gate
-from admin.api.limits import Rates
 from admin.api.problems import Problem
 from admin.api.version import version
 from events.commands_model import Mistake
@@ -56,7 +55,7 @@ _DOCS_POLICY: Final = (
 )
 
 
-def build(backend: Backend, *, names: Iterable[str] = (), rates: Rates | None = None) -> Gate:
+def build(backend: Backend, *, names: Iterable[str] = ()) -> Gate:
     """The application, behind its gate. `names` are host names that are served."""
     app = FastAPI(
         title=described.TITLE,
@@ -95,7 +94,7 @@ def build(backend: Backend, *, names: Iterable[str] = (), rates: Rates | None = 
     return Gate(
         app,
         names=names,
-        rates=rates or Rates(),
+        rates=backend.rates,
         loopback=backend.loopback,
         refused=backend.note_refusal,
     )

@@ -43,22 +43,21 @@ class Slim(NamedTuple):
 
 
 class Backend:
-    """`control` and `workers` are asked anew each time: both are replaced while we serve. `workers`
-    says of each whether it lives. `insecure` lets in whoever has no token, as operator."""
+    """`control` is asked anew each time: it may be replaced while we serve. `insecure` lets in
+    whoever has no token, as operator; `loopback`: only this machine reaches us."""
 
     def __init__(
         self,
         control: Callable[[], Control | None],
-        workers: Callable[[], Sequence[bool]],
         *,
-        rates: Rates,
+        rates: Rates | None = None,
         insecure: bool = False,
         loopback: bool = True,
     ) -> None:
         self._control = control
-        self.workers = workers
         self.insecure = insecure
         self.loopback = loopback
+        self.rates = rates = rates or Rates()
         self.tokens = Buckets(rates.token)
         self.failures = Buckets(rates.failures)
         self.streams: dict[str, int] = {}
@@ -156,7 +155,7 @@ class Backend:
 
     async def ask(self, question: Callable[[View], T]) -> T:
         """The answer of the analytics; of nothing at all when they are switched off."""
-        actor = getattr(self.control, "analytics", None)
+        actor = self.control.analytics
         if actor is None:
             return question(View())
         try:
@@ -167,7 +166,7 @@ class Backend:
     @property
     def counts(self) -> bool:
         """Whether there are statistics."""
-        return getattr(self.control, "analytics", None) is not None
+        return self.control.analytics is not None
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[None]:

@@ -10,7 +10,7 @@ from fastapi import Depends, Header, Query, Request
 from pydantic import ValidationError
 from starlette.responses import Response
 
-from admin.api.access import Anybody, Backend, Behind, Caller
+from admin.api.access import Anybody, Behind
 from admin.api.bodies import JSON
 from admin.api.problems import Problem
 from events.answer import Answer
@@ -152,9 +152,3 @@ async def caught_up(
     """Wait for what the caller has written before, also through another control process."""
     if tenantry_after:
         await backend.reach(tenantry_after)
-
-
-__all__ = [
-    "Backend", "Caller", "Order", "Ordered", "about", "caught_up", "done", "etag", "json",
-    "told_only",
-]  # fmt: skip

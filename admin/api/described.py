@@ -13,13 +13,15 @@ TITLE: Final = "Tenantry admin API"
 DESCRIPTION: Final = """\
 Tenants, their limits, permissions and users; what they use; the log of every change; the audit.
 
-**Tokens.** Every request but `/healthz` and `/readyz` carries `Authorization: Bearer TOKEN`, made by \
-`tenantry tokens create`. **Changes** are commands: `dry_run=true` only tells what would happen, \
-`Idempotency-Key` makes a repeated request happen once, `If-Match` with the `ETag` of a read makes \
-sure that nobody else was faster (412). **Mistakes** are told all at once as problem details \
-(RFC 9457): `errors` has the path, what is wrong, and a hint. **Rates**: 429 and 503 say when to come \
-back (`Retry-After`). **Lists** have `limit` and `cursor`, and a `Link` to the next page. \
-**Unlimited** is the word "unlimited" in settings and null in statistics.
+- **Tokens.** Every request but `/healthz` and `/readyz` carries `Authorization: Bearer TOKEN`; the
+  command `tenantry tokens create` makes one.
+- **Changes** are commands. `dry_run=true` only tells what would happen, `Idempotency-Key` makes a
+  repeated request happen once, `If-Match` with the `ETag` of a read makes sure that nobody else
+  was faster (412).
+- **Mistakes** are told all at once, as problem details (RFC 9457): `errors` has the path, what is
+  wrong, and a hint. 429 and 503 say when to come back (`Retry-After`).
+- **Lists** have `limit` and `cursor`, and a `Link` to the next page.
+- Unlimited is the word "unlimited" in settings and null in statistics.
 """
 TAGS: Final = [
     {"name": "tenants", "description": "Tenants and their settings."},

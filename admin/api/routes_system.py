@@ -86,31 +86,21 @@ async def readyz(backend: Behind) -> Response:
 
 def readiness(backend: Backend) -> dict[str, Any]:
     """What /readyz tells: no names, because it needs no token."""
-    reasons: list[str] = []
-    workers = list(backend.workers())
     control = backend.control_or_none
-    staleness: float | None = None
     if control is None:
-        reasons.append("the control process starts or stops")
-    else:
-        allowed = backend.installation.events.max_staleness_secs
-        staleness = control.log.staleness()
-        if not control.log.connected:
-            reasons.append("the log cannot be reached")
-        if staleness > (STALE_SECONDS if allowed is None else allowed):
-            reasons.append("the configuration is stale")
-    alive = sum(workers)
-    if alive < len(workers) or not workers:
-        reasons.append(f"{alive} of {len(workers)} workers serve")
-    known = staleness is not None and staleness != float("inf")
-    return {
-        "ready": not reasons,
-        "reasons": reasons,
-        "log": {
-            "connected": control is not None and control.log.connected,
-            "staleness_seconds": round(staleness, 3) if known and staleness is not None else None,
-            "sequence": 0 if control is None else control.projection.position,
-        },
-        "workers": {"alive": alive, "wanted": len(workers)},
-        "statistics": control is not None and backend.counts,
-    }
+        return {
+            "ready": False,
+            "reasons": ["the control process starts or stops"],
+            "workers": {"alive": 0, "wanted": 0},
+        }
+    health = control.health()
+    staleness, workers = health["staleness_seconds"], health["workers"]
+    allowed = backend.installation.events.max_staleness_secs
+    reasons: list[str] = []
+    # Without NATS the last known configuration serves on, for a while.
+    if staleness is None or staleness > (STALE_SECONDS if allowed is None else allowed):
+        reached = "is stale" if health["log_connected"] else "is stale: the log cannot be reached"
+        reasons.append(f"the configuration {reached}")
+    if workers["alive"] < workers["wanted"] or not workers["wanted"]:
+        reasons.append(f"{workers['alive']} of {workers['wanted']} workers serve")
+    return {**health, "ready": not reasons, "reasons": reasons}

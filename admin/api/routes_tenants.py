@@ -28,7 +28,7 @@ from events.commands_model import (
     PutTenant,
     RestoreTenant,
 )
-from events.model import Settings, Tenant
+from events.model import Settings
 
 router = APIRouter(tags=["tenants"])
 Force = Annotated[
@@ -151,10 +151,6 @@ def _tenant_now(
 # --- one tenant ----------------------------------------------------------------------------------
 
 
-def resolved(order: Order, id: str) -> Tenant:
-    return order.backend.tenant(id)
-
-
 @router.put(
     "/tenants/{id}",
     summary="Replace a tenant's settings, or make it",
@@ -235,7 +231,9 @@ async def change(order: Order, id: str, body: dict[str, Any], force: bool = Fals
 )
 async def put_limits(request: Request, order: Ordered, id: TenantOf) -> Response:
     body = await read_object(request)
-    flat = {key: body[key] for key in ("max_connections", "qps_limit") if key in body}
+    flat: dict[str, Any] = {
+        key: body[key] for key in ("max_connections", "qps_limit") if key in body
+    }
     rates = {key: value for key, value in body.items() if key not in flat}
     return await change(order, id, {**flat, **({"rate_limits": rates} if rates else {})})
 

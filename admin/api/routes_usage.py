@@ -8,13 +8,12 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from admin import analytics_views as views
 from admin.api import described
-from admin.api.access import Anybody, Behind, Overseer, TenantOf
+from admin.api.access import Behind, Overseer, TenantOf
 from admin.api.commands import caught_up, json
 from admin.api.described import answers, table
 from admin.api.limits import PAGE, PAGE_MAX
 from admin.api.prometheus import exposition
 from admin.api.routes_tenants import paged
-from events.model import Tenant
 
 router = APIRouter(tags=["usage"], dependencies=[Depends(caught_up)])
 
@@ -166,6 +165,3 @@ def _wants_text(request: Request) -> bool:
         if kind in ("text/plain", "application/openmetrics-text"):
             return True
     return False
-
-
-__all__ = ["Anybody", "Tenant", "router"]

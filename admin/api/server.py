@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import socket
 import ssl
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -32,10 +30,9 @@ from admin.api.limits import (
     HEADER_BYTES_MAX,
     HEADER_SECONDS,
     KEEP_ALIVE_SECONDS,
-    Rates,
 )
 from admin.failure import Failure
-from admin.listen_port import split_address
+from admin.listen_port import is_loopback, split_address
 from events.installation import OFF, Installation
 from wire.tasks import spawn
 
@@ -44,7 +41,6 @@ log = logging.getLogger("tenantry.api")
 BACKLOG: Final = 128
 # What requests under way get when we stop.
 STOP_SECONDS: Final = 2
-START_SECONDS: Final = 10.0
 _BAD_BODY: Final = (
     b'{"type":"urn:tenantry:problem:malformed","title":"The request cannot be read","status":400,'
     b'"detail":"this is no HTTP","instance":"","code":"malformed","errors":[]}'
@@ -58,14 +54,11 @@ _BAD_REQUEST: Final = (
 class AdminServer:
     """Serves `backend` as `installation` says. Start it once."""
 
-    def __init__(
-        self, backend: Backend, installation: Installation, *, rates: Rates | None = None
-    ) -> None:
+    def __init__(self, backend: Backend, installation: Installation) -> None:
         self.host = ""
         self.port = 0
         self._backend = backend
         self._installation = installation
-        self._rates = rates
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -87,19 +80,26 @@ class AdminServer:
             raise Failure(f"The admin API has no usable certificate: {error}.") from None
         self.host, self.port = listening.getsockname()[:2]
         server = self._server = _Server(config)
-        self._serving = spawn(server.serve(sockets=[listening]), name="admin API")
-        async with asyncio.timeout(START_SECONDS):
-            while not server.started and not self._serving.done():
-                await asyncio.sleep(0.005)
-        if self._serving.done():
-            await self._serving  # says why
+        try:
+            await self._serve(server, listening)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _serve(self, server: _Server, listening: socket.socket) -> None:
+        serving = self._serving = spawn(server.serve(sockets=[listening]), name="admin API")
+        listens = spawn(server.ready.wait(), name="admin API starts")
+        await asyncio.wait({serving, listens}, return_when=asyncio.FIRST_COMPLETED)
+        listens.cancel()
+        if serving.done():
+            await serving  # says why
 
     def _config(self, installation: Installation) -> uvicorn.Config:
         admin = installation.admin
         # It has nothing to say that the gate does not answer already.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         config = uvicorn.Config(
-            build(self._backend, names=admin.hosts, rates=self._rates),
+            build(self._backend, names=admin.hosts),
             http=Connection,
             ws="none",
             lifespan="off",
@@ -128,12 +128,33 @@ class AdminServer:
         self._server = self._serving = None
         self._backend.closing.set()
         if server is not None and serving is not None:
-            server.should_exit = True
+            server.leave()
             with contextlib.suppress(Exception):
                 await serving
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+        self._leaving = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+    def leave(self) -> None:
+        """Stop listening, and end."""
+        self.should_exit = True
+        self._leaving.set()
+
+    async def main_loop(self) -> None:
+        """Once a second the Date header changes; otherwise there is nothing to do."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._leaving.wait()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Signals are the supervisor's."""
@@ -165,16 +186,6 @@ def check_secure(installation: Installation) -> None:
     )
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches it."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def _listen(address: str) -> socket.socket:
     assert address != OFF, "nothing listens when the API is off"
     host, port = split_address(address)
@@ -201,24 +212,21 @@ def _listen(address: str) -> socket.socket:
 class Connection(H11Protocol):
     """A connection that may not wait for ever, and one of a bounded number."""
 
-    _per_address: Counter[str] = Counter()
-
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self._waiting: asyncio.TimerHandle | None = None
-        self._counted = ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         address = self.client[0] if self.client else ""
-        if (
-            len(self.connections) > CONNECTIONS_MAX
-            or self._per_address[address] >= CONNECTIONS_PER_ADDRESS_MAX
-        ):
+        same = sum(
+            each.client is not None and each.client[0] == address
+            for each in self.connections
+            if isinstance(each, Connection)
+        )
+        if len(self.connections) > CONNECTIONS_MAX or same > CONNECTIONS_PER_ADDRESS_MAX:
             transport.abort()
             return
-        self._counted = address
-        self._per_address[address] += 1
         self.app_state = {
             **self.app_state,
             "certificate": _common_name(transport),
@@ -227,11 +235,6 @@ class Connection(H11Protocol):
         self._wait_for_header()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._counted:
-            self._per_address[self._counted] -= 1
-            if not self._per_address[self._counted]:
-                del self._per_address[self._counted]
-            self._counted = ""
         self._stop_waiting()
         super().connection_lost(exc)
 

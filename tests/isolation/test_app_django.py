@@ -135,10 +135,6 @@ def test_keys_hold_within_a_tenant(shops: Estate, row_days: dict[str, dict[str, 
         ("INSERT INTO shop_country VALUES ('xx', 'x')", "permission denied for table shop_country"),
         ("TRUNCATE shop_tag", "permission denied for TRUNCATE"),
         ("ALTER TABLE shop_tag ADD x int", "permission denied for ALTER"),
-        (
-            "INSERT INTO shop_tag (name) VALUES ('x') ON CONFLICT (name) DO NOTHING",
-            "no unique or exclusion constraint matching",
-        ),
     ],
 )
 def test_what_docs_say_does_not_work(
@@ -146,16 +142,3 @@ def test_what_docs_say_does_not_work(
 ) -> None:
     with shops.connect("acme") as client, pytest.raises(psycopg.Error, match=why):
         client.execute(statement)
-
-
-def test_an_upsert_names_the_tenant_column(
-    shops: Estate, row_days: dict[str, dict[str, Any]]
-) -> None:
-    upsert = (
-        "INSERT INTO shop_tag (name) VALUES ('upserted') "
-        "ON CONFLICT (tenant_id, name) DO UPDATE SET name = excluded.name || '!' RETURNING name"
-    )
-    for name in POOLED:
-        with shops.connect(name) as client:
-            assert client.execute(upsert).fetchone() == ("upserted",)
-            assert client.execute(upsert).fetchone() == ("upserted!",)

@@ -5,6 +5,7 @@ Row tenants share its tables, two of them in the shared pool; the operator runs 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +25,7 @@ ROWS = {"acme": "psycopg", "globex": "psycopg2", "initech": "psycopg", "umbrella
 POOLED = ("acme", "globex")
 OWNED = ("account", "entry")
 DRIVERS = ("psycopg", "psycopg2")
+ASYNC = ("asyncpg", "psycopg")
 OWN = {"permissions": {"allow_ddl": True}}
 STEPS = [step.__name__ for step in (ledger.opening, *ledger.DAY[:-1])]
 
@@ -39,6 +41,9 @@ def ledgers(lone_postgres: Postgres) -> Iterator[Estate]:
     for name in ROWS:
         pool = {"dedicated_pool": name not in POOLED}
         tenants.append(tenant(name, database_name=SHARED, pool=pool))
+    for driver in ASYNC:
+        tenants.append(tenant(f"{driver}-schema", "schema", **OWN))
+        tenants.append(tenant(f"{driver}-row", database_name=SHARED))
     with estate(lone_postgres, tenants, prepare=let_operator_in, budget=2) as made:
         yield made
 
@@ -92,6 +97,33 @@ def test_a_row_tenant_beside_others(
     direct: dict[str, dict[str, Any]], row_days: dict[str, dict[str, Any]], name: str, step: str
 ) -> None:
     assert row_days[name][step] == direct[ROWS[name]][step]
+
+
+def test_asynchronous_engines(
+    ledgers: Estate, row_days: dict[str, dict[str, Any]], lone_postgres: Postgres
+) -> None:
+    """Of row tenants in the shared pool, and of tenants with a schema, all at the same time."""
+    pytest.importorskip("greenlet", reason="SQLAlchemy's asyncio needs greenlet")
+    begun = (ledger.first, ledger.opening, ledger.second)
+
+    def day(driver: str, dsn: str, *steps: Any) -> dict[str, Any]:
+        ledger.run(dsn, "psycopg", *steps)
+        return asyncio.run(ledger.run_async(dsn, driver))
+
+    expected = {
+        driver: day(driver, lone_postgres.dsn(lone_postgres.create_database("direct")), *begun)
+        for driver in ASYNC
+    }
+    names = [f"{driver}-{strategy}" for driver in ASYNC for strategy in ("row", "schema")]
+    seen = at_once(
+        names,
+        lambda name: day(
+            name.split("-")[0],
+            ledgers.dsn(name),
+            *((ledger.opening,) if name.endswith("row") else begun),
+        ),
+    )
+    assert seen == {name: expected[name.split("-")[0]] for name in names}
 
 
 def test_reflection_tells_a_row_tenant_what_it_tells_directly(

@@ -62,20 +62,19 @@ async def office(
     *,
     rates: Rates = UNBOUNDED,
     prepare: Callable[[Control], Awaitable[None]] | None = None,
-    workers: tuple[bool, ...] = (True,),
     **settings: Any,
 ) -> AsyncIterator[Office]:
     notes = Notes()
     control = await Control.open([url], VAULT)
     control.follow()
+    control.workers = lambda: (1, 1)
     installation = Installation(**{"admin_address": "127.0.0.1:0", **settings})
     backend = Backend(
         lambda: control,
-        lambda: workers,
         rates=rates,
         insecure=installation.admin_allow_insecure,
     )
-    server = AdminServer(backend, installation, rates=rates)
+    server = AdminServer(backend, installation)
     made: Office | None = None
     try:
         await control.serve_commands(notes)

@@ -9,6 +9,7 @@ TABLE_NAMES: Final = (
     *("customers", "orders", "items", "codes", "history"),
     *("countries", "secrets"),
 )
+TENANT_TABLES: Final = TABLE_NAMES[:-2]
 TABLES: Final = """
 CREATE TABLE customers (
   tenant_id text NOT NULL, id int NOT NULL, name text, email text,
@@ -37,6 +38,24 @@ SHARED_FUNCTION: Final = """
 CREATE FUNCTION everything() RETURNS SETOF orders LANGUAGE sql SECURITY DEFINER
   AS 'SELECT * FROM public.orders';
 REVOKE ALL ON FUNCTION everything() FROM PUBLIC
+"""
+# All that a tenant has made in its schema.
+CLEAR: Final = """
+DO $$ DECLARE each text; BEGIN
+  FOR each IN
+    SELECT format('DROP %s IF EXISTS %s CASCADE', CASE relkind WHEN 'v' THEN 'VIEW'
+        WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'TABLE' END, oid::regclass)
+      FROM pg_class WHERE relnamespace = '{schema}'::regnamespace AND relkind IN ('r', 'p', 'v', 'm')
+    UNION ALL SELECT format('DROP ROUTINE IF EXISTS %s CASCADE', oid::regprocedure)
+      FROM pg_proc WHERE pronamespace = '{schema}'::regnamespace
+    UNION ALL SELECT format('DROP OPERATOR IF EXISTS %s CASCADE', oid::regoperator)
+      FROM pg_operator WHERE oprnamespace = '{schema}'::regnamespace
+    UNION ALL SELECT format('DROP TYPE IF EXISTS %s CASCADE', oid::regtype)
+      FROM pg_type WHERE typnamespace = '{schema}'::regnamespace AND typtype IN ('d', 'e')
+  LOOP
+    BEGIN EXECUTE each; EXCEPTION WHEN undefined_table OR undefined_function THEN NULL; END;
+  END LOOP;
+END $$
 """
 FILL: Final = {
     "acme": (

@@ -19,13 +19,13 @@ from typing import Any, Final
 
 import psycopg
 from support.attack_client import Attacker, Login
-from support.attack_data import FILL, SHARED_FUNCTION, TABLE_NAMES, TABLES
+from support.attack_data import CLEAR, FILL, SHARED_FUNCTION, TABLE_NAMES, TABLES, TENANT_TABLES
 from support.attacks import Attack, filled
 from support.engines import Postgres
 from support.estate import PASSWORD, USER, Estate, estate, protect, tenant
 from support.provisioning import VAULT, login
 
-from admin.provision_names import group_role, row_role, row_role_purpose, seal_key_purpose
+from admin.provision_names import SEAL_ROLE, group_role, row_role, row_role_purpose, seal_key_purpose
 from events.model import Tenant
 from events.secrets import tenant_purpose
 from wire.sql.seal import token
@@ -220,13 +220,19 @@ class House:
         for way in ways if not attack.call else ():
             data = attack.data.encode()
             heard += self.attacker.run(way, texts, values, data, self._another)
+        sent = "".join(texts).encode("utf-8", "surrogateescape") + attack.data.encode()
+        sent = (sent + b"".join(values)).lower()
         found += self._watch()
         heard += self.attacker.rest()
         found += self.attacker.complaints
-        found += [] if attack.residual else self._told(heard, texts)
+        found += [] if self._excused(attack) else self._told(heard, sent)
         self.heard = heard
         self.attacker.renew()
         return [f"{self.combination}: {attack.name}: {each}" for each in found]
+
+    def _excused(self, attack: Attack) -> bool:
+        strategies = attack.excused or ("row", "schema", "database", "branch")
+        return bool(attack.residual) and self.combination.strategy in strategies
 
     def _oid(self, signature: str) -> int:
         row = self.admins[ME].execute("SELECT to_regprocedure(%s)::oid::int", (signature,))
@@ -238,11 +244,11 @@ class House:
         """The victim uses the server in between."""
         self.calm.execute("SELECT count(*) FROM orders").fetchone()
 
-    def _told(self, heard: bytes, texts: tuple[str, ...]) -> list[str]:
-        found = canaries(heard)
+    def _told(self, heard: bytes, sent: bytes) -> list[str]:
+        # What only repeats the attacker's own text is no news to it.
+        found = [each for word, each in canaries(heard) if word not in sent]
         if self.combination.rows_only:
             return [each for each in found if each.startswith("row")]
-        sent = "".join(texts).encode().lower()
         if self.combination.strategy == "row" and _NAME in heard.lower() and _NAME not in sent:
             found.append(f"the victim's name in {around(heard.lower(), _NAME)!r}")
         return found
@@ -306,27 +312,30 @@ class House:
         return tuple(rows or ())
 
     def _attackers(self) -> tuple[Any, ...]:
-        rows = self.admins[ME].execute(self._digest(ME)).fetchone()
+        try:
+            rows = self.admins[ME].execute(self._digest(ME)).fetchone()
+        except psycopg.errors.UndefinedTable:
+            return ()
         return tuple(rows or ())
 
     def _digest(self, whose: str) -> str:
+        own = f" WHERE tenant_id = '{whose}'" if self.combination.strategy == "row" else ""
         each = [
-            f"(SELECT md5(string_agg(t::text, ' ' ORDER BY t::text)) FROM {self._at(whose)}{name} t"
-            f" WHERE tenant_id = '{whose}')"
+            f"(SELECT md5(string_agg(t::text, ' ' ORDER BY t::text))"
+            f" FROM {self._at(whose)}{name} t{own if name in TENANT_TABLES else ''})"
             for name in TABLE_NAMES
-            if name not in ("countries", "secrets")
         ]
+        owned = f"'\"{self._schema(whose)}\"'::regnamespace"
         beside = [
-            f"(SELECT md5(string_agg(t::text, ' ' ORDER BY t::text)) FROM {self._at(whose)}{name} t)"
-            for name in ("countries", "secrets")
+            f"(SELECT md5(string_agg(concat(relname, relkind, relacl), ' ' ORDER BY relname))"
+            f" FROM pg_class WHERE relnamespace = {owned})",
+            f"(SELECT md5(string_agg(concat(proname, prosrc), ' ' ORDER BY oid))"
+            f" FROM pg_proc WHERE pronamespace = {owned})",
+            f"(SELECT count(*) FROM pg_operator WHERE oprnamespace = {owned})",
+            f"(SELECT count(*) FROM pg_type WHERE typnamespace = {owned})",
         ]
         if whose == OTHER:
-            owned = f"'\"{self._schema(OTHER)}\"'::regnamespace"
             beside += [
-                f"(SELECT md5(string_agg(concat(relname, relkind, relacl), ' ' ORDER BY relname))"
-                f" FROM pg_class WHERE relnamespace = {owned})",
-                f"(SELECT md5(string_agg(concat(proname, prosrc), ' ' ORDER BY oid))"
-                f" FROM pg_proc WHERE pronamespace = {owned})",
                 "(SELECT md5(string_agg(concat(rolname, rolsuper), ' ' ORDER BY rolname))"
                 " FROM pg_roles WHERE rolname !~ '^pg_')",
                 "(SELECT count(*) FROM pg_db_role_setting)",
@@ -341,24 +350,31 @@ class House:
 
     def _restore(self) -> None:
         """The attacker's rows as they were: what it did to them must not weaken later attacks."""
-        admin, at = self.admins[ME], self._at(ME)
-        with contextlib.suppress(psycopg.Error):
-            for name in reversed(TABLE_NAMES[:-2]):
-                admin.execute(f"DELETE FROM {at}{name} WHERE tenant_id = '{ME}'")
+        admin = self.admins[ME]
+        admin.execute(f"SET search_path = {self._schema(ME)}")
+        if self.combination.strategy != "row":
+            admin.execute(CLEAR.format(schema=self._schema(ME)))
+            one = self.made.tenants[ME]
+            assert one.provisioned is not None
+            with login(self.made.server, one, one.provisioned) as own:
+                _fill_place(own, (ME,))
+        else:
+            for name in reversed(TENANT_TABLES):
+                admin.execute(f"DELETE FROM {name} WHERE tenant_id = '{ME}'")
             for statement in FILL[ME]:
-                admin.execute(f"SET search_path = {self._schema(ME)}")
                 admin.execute(statement)
         self.mine = self._attackers()
 
 
-def canaries(heard: bytes) -> list[str]:
-    """What of the victim's is in an answer."""
+def canaries(heard: bytes) -> list[tuple[bytes, str]]:
+    """What of the victim's is in an answer: each word found, and where."""
     small = heard.lower()
-    for kind, words in (("row", _ROWS), ("other", _BESIDE)):
-        for word in words:
-            if word in small:
-                return [f"{kind} canary in {around(small, word)!r}"]
-    return []
+    return [
+        (word, f"{kind} canary in {around(small, word)!r}")
+        for kind, words in (("row", _ROWS), ("other", _BESIDE))
+        for word in words
+        if word in small
+    ]
 
 
 def around(heard: bytes, word: bytes) -> bytes:
@@ -393,7 +409,7 @@ def prepare(made: Estate, combination: Combination) -> None:
             protect(made, database, share=("countries",), accept=("codes.codes_code_key",))
         if combination.opened:
             with made.admin(ME) as admin:
-                for name in TABLE_NAMES[:-2]:
+                for name in TENANT_TABLES:
                     admin.execute(f"ALTER TABLE {name} DISABLE ROW LEVEL SECURITY")
         return
     for name in (ME, OTHER):
@@ -437,4 +453,6 @@ def _demolish(server: Postgres) -> None:
                 admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
         roles = admin.execute("SELECT rolname FROM pg_roles WHERE rolname ~ '^tenantry'").fetchall()
         for (name,) in roles:
+            if name == SEAL_ROLE:
+                continue  # it has a parameter of the whole server
             admin.execute(f'DROP ROLE IF EXISTS "{name}"')

@@ -19,9 +19,9 @@ from typing import Any, Final
 FILE: Final = Path(__file__).resolve().parent.parent / "isolation" / "attacks.toml"
 # What an attack would gain: see the head of the file.
 GAINS: Final = frozenset(["rows", "change", "tells", "disturbs", "becomes", "code"])
-_PLACE: Final = re.compile(r"%(?:([a-z]{2,})|x([0-9a-f]{2})|(\d+)\*([^%]+))%")
+_PLACE: Final = re.compile(r"%(?:x([0-9a-f]{2})|([a-z]{2,})|(\d+)\*([^%]+))%")
 _KEYS: Final = frozenset(
-    ["name", "idea", "sql", "gain", "residual", "data", "values", "call", "noisy", "only"]
+    ["name", "idea", "sql", "gain", "residual", "data", "values", "call", "noisy", "only", "excused"]
 )
 
 
@@ -38,6 +38,7 @@ class Attack:
     data: str = "1\n"  # what COPY FROM STDIN is given
     call: str = ""  # a function's signature
     residual: str = ""  # what is known to be told, and by which line of docs/security.md
+    excused: tuple[str, ...] = ()  # strategies in which that is so; empty: all
     noisy: bool = False  # its answer is never the same twice
     only: tuple[str, ...] = ()  # strategies; empty: all
 
@@ -53,9 +54,9 @@ class Corpus:
 
 def filled(text: str, places: dict[str, str]) -> str:
     def put(found: re.Match[str]) -> str:
-        if found[2]:
-            return bytes([int(found[2], 16)]).decode("ascii", "surrogateescape")
-        return found[4] * int(found[3]) if found[3] else places.get(found[1], found[0])
+        if found[1]:
+            return bytes([int(found[1], 16)]).decode("ascii", "surrogateescape")
+        return found[4] * int(found[3]) if found[3] else places.get(found[2], found[0])
 
     return _PLACE.sub(put, text)
 
@@ -92,6 +93,7 @@ def _attack(family: str, entry: dict[str, Any]) -> Attack:
         data=entry.get("data", "1\n"),
         call=entry.get("call", ""),
         residual=entry.get("residual", ""),
+        excused=tuple(entry.get("excused", ())),
         noisy=entry.get("noisy", False),
         only=tuple(entry.get("only", ())),
     )

@@ -20,7 +20,7 @@ from typing import Any
 from support.engines import Postgres
 from support.estate import PASSWORD, USER, Estate, estate, protect, tenant
 from support.leak_kinds import KINDS, SEED, excuse
-from support.leak_matrix import CLOSED, EXEMPT, OWN, PASSED, POOLS, REFUSED, PoolKind
+from support.leak_matrix import CLOSED, EXEMPT, OWN, PASSED, REFUSED, PoolKind
 from support.leak_ways import HASTY, PATIENCE_SECONDS, SECRET, WAYS
 from support.raw import Gone, Raw, outcome
 from support.transcript import Bind, Execute, Parse, Query, Sync

@@ -110,6 +110,7 @@ KINDS: dict[str, Make] = {
     "open transaction": sql(f"begin; insert into leak_items (note) values ('{SECRET}')"),
     "failed transaction": sql("begin; select 1/0"),
     "transaction's settings": sql("begin isolation level serializable read only"),
+    "transaction's settings, SET": sql("begin; set transaction_isolation = 'serializable'"),
     "plans of texts": sql(
         "set plan_cache_mode = force_generic_plan",
         "prepare leak_g as select string_agg(distinct tenant_id, ',') from orders",
@@ -149,18 +150,18 @@ EXCEPTIONS: dict[str, Exception_] = {
             "made-up setting, set_config local",
         ),
         "made up",
-        "The next client of the *same tenant* finds the name of a made-up setting, with nothing in it:"
-        " PostgreSQL removes no such name from a session, and a new server for every other client"
-        " would cost those much who use `SET LOCAL app.user` in each transaction. Before a server"
-        " goes to another tenant it is closed.",
+        "The next client of the *same tenant* finds the name of a made-up setting, with nothing in"
+        " it: PostgreSQL removes no such name from a session, and a new server for every other"
+        " client would cost those much who use `SET LOCAL app.user` in each transaction. A server"
+        " that has such a name goes to no other tenant; it is closed.",
         values=(None, ""),
     ),
     "names in functions": Exception_(
         ("made-up setting in a function",),
         "made up",
-        "A function of the operator's, which a row tenant was allowed to call, makes up a setting: its"
-        " value goes, its name stays with the server, and whoever guesses the name can tell, another"
-        " tenant too. Set no made-up settings in functions that tenants of shared tables may call.",
+        "A function of the operator's, which a row tenant was allowed to call, makes up a setting:"
+        " its value goes, its name stays with the server, and whoever guesses the name can tell,"
+        " another tenant too. Set none in functions that tenants of shared tables may call.",
         same_tenant=False,
         values=(None, ""),
     ),
@@ -169,7 +170,7 @@ EXCEPTIONS: dict[str, Exception_] = {
         "last",
         "`lastval` and `currval` answer the next client of the *same tenant* with another client's"
         " number; use `RETURNING`. To forget it would cost every client a round trip whose"
-        " predecessor may have used a sequence, and any INSERT may. Between tenants it is forgotten.",
+        " predecessor has used a sequence, and any INSERT may. Between tenants it is forgotten.",
     ),
 }
 

@@ -21,15 +21,15 @@ INTRODUCTION = """\
 <!-- Written by `cd tests && python -m support.leak_page` from the tests' data. Change that, not
 this page. -->
 
-A client makes a kind of session state and lets its server go in some way. The next clients look: one
-of another tenant, one of the same. They look at all that a session can show: settings, made-up
+A client makes a kind of session state and lets its server go in some way. The next clients look:
+one of another tenant, one of the same. They look at all that a session can show: settings, made-up
 settings, prepared statements, cursors, channels, locks, temporary objects, sequences, random
-numbers, the seal, their rows in four ways, and every byte that reaches them. What they find is
+numbers, the seal, their rows in several ways, and every byte that reaches them. What they find is
 compared with what they find on a server that nobody has used. Servers are so few that they pass on
 at once.
 
-`tests/isolation/test_leak_cells.py` plays a part of the cells in each run, with every kind and every
-way for every kind of pool, and all of them in `make soak`.
+`tests/isolation/test_leak_cells.py` plays a part of the cells in each run, with every kind and
+every way for every kind of pool, and all of them in `make soak`.
 """
 
 

@@ -8,6 +8,7 @@ happened whether or not a statement in it was refused.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable
 from time import monotonic
 from typing import Protocol
@@ -22,6 +23,7 @@ PATIENCE_SECONDS = 15.0
 LIMIT_SECONDS = 2.0
 # Between two looks at whether a cancel request, which may come before its query, has been heard.
 AGAIN_SECONDS = 0.05
+FAILED = re.compile(rb"V(ERROR|FATAL)\0")
 LONG = "select pg_sleep(20)"
 COPY = "copy orders (id, note) from stdin"
 # 30 MB that nobody reads: the sockets between hold far less.
@@ -127,7 +129,7 @@ def stop(a: Raw) -> None:
     patience = a.sock.gettimeout()
     a.sock.settimeout(AGAIN_SECONDS)
     deadline = monotonic() + PATIENCE_SECONDS
-    while not a.buffer and monotonic() < deadline:
+    while not FAILED.search(a.buffer) and monotonic() < deadline:
         a.cancel()
         with contextlib.suppress(TimeoutError):
             a.buffer += a.receive()
@@ -207,7 +209,10 @@ def begin_copy(a: Raw) -> str:
     _ = a >> Query(COPY)
     heard = b""
     while True:
-        kind, body = a.message()
+        try:
+            kind, body = a.message()
+        except Gone:
+            return "gone"
         if kind == "G":
             _ = a >> CopyData(f"999\t{SECRET}".encode())
             return ""

@@ -352,6 +352,8 @@ class ClientConnection(Borrower):
     def at_rest(self) -> bool:
         """Nothing is under way: the connection may be closed without breaking a transaction."""
         server = self.server
-        if self.startup is not None or self.blocked or self.rest is not None:
+        if self.startup is not None:
+            return self.startup.at_rest()
+        if self.blocked or self.rest is not None:
             return False
         return server is None or server.at_rest()

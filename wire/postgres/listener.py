@@ -15,6 +15,7 @@ from wire.ports import NO_AUDIT, Meter, Tenants, Tracing
 from wire.postgres import noting
 from wire.postgres.cancel import LONG_KEY_BYTES, SHORT_KEY_BYTES, CancelKeys
 from wire.postgres.client import ClientConnection
+from wire.postgres.console import ConsolePort
 from wire.postgres.startup import Startup
 from wire.postgres.tls_setup import ListenerTls
 from wire.sql.guard import Guard
@@ -65,6 +66,8 @@ class Listener:
         self._worker = worker
         self._forward_cancel = forward_cancel
         self._servers: list[asyncio.Server] = []
+        # Who answers in the SQL console; None: there is none.
+        self.console: ConsolePort | None = None
 
     async def start(self, host: str, port: int, *, reuse_port: bool = False) -> int:
         """Listen; gives the port (useful when `port` is 0). Raises OSError."""

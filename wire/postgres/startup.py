@@ -52,6 +52,8 @@ class Startup:
         self.waiter: asyncio.Future[None] | None = None
         self.gone = False
         self.minor = 0
+        # Who has proven to be an operator, and wants the console.
+        self.at_console: OperatorLogin | None = None
 
     # --- what the connection tells us ------------------------------------------------------------
 
@@ -73,6 +75,10 @@ class Startup:
     def lost(self) -> None:
         self.gone = True
         self.wake()
+
+    def at_rest(self) -> bool:
+        """Whether the connection may be closed without breaking anything."""
+        return False
 
     def wake(self) -> None:
         if self.waiter is not None and not self.waiter.done():
@@ -105,6 +111,12 @@ class Startup:
         try:
             async with asyncio.timeout(self.listener.auth_seconds):
                 await self.login()
+            if self.at_console is not None:
+                # Others do not need it, and it needs this module.
+                from wire.postgres.console import ConsoleSession
+
+                assert self.listener.console is not None
+                await ConsoleSession(self, self.at_console, self.listener.console).run()
             return
         except ConnectionResetError:
             return
@@ -147,6 +159,9 @@ class Startup:
         settings = startup_settings(parameters, self.listener.tenant_option)
         tenant = await self.authenticate(user, database, parameters)
         client = self.client
+        if self.at_console is not None:
+            noting.logged_in(client)
+            return
         # Of this login's task: what is logged from here on is about the tenant.
         ABOUT.set(About(tenant))
         client.tenant = tenant
@@ -261,6 +276,9 @@ class Startup:
         if operator is not None:
             self.client.operator = Operator(operator.name, operator.tenants, operator.tenant)
             self.client.user = operator.name
+            if operator.console:
+                self.at_console = operator
+                return ""
             return operator.tenant
         assert identity is not None, "a user that no tenant has cannot be proven"
         self.client.user = identity.user

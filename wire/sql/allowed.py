@@ -37,6 +37,9 @@ _REFUSED_SETTINGS: Final = frozenset(
         *("tcp_user_timeout", "client_connection_check_interval"),
     ]
 )
+# With a role and tables of one's own it only makes errors of rows that policies would hide, which is
+# what pg_dump wants.
+_OWN_ONLY: Final = frozenset({"row_security"})
 _OWN_PREFIX: Final = "tenantry."
 
 
@@ -95,6 +98,8 @@ def setting_refused(name: str, catalog: Catalog | None) -> str | None:
     """
     name = name.lower()
     refused = name in _REFUSED_SETTINGS or name.startswith(_OWN_PREFIX)
+    if catalog is None and name in _OWN_ONLY:
+        return None
     if catalog is not None and not refused:
         protected = name in {each.lower() for each in catalog.settings}
         # With a dot it is the client's own, or an extension's; what those guard, PostgreSQL does.

@@ -11,6 +11,10 @@ from wire.sql.facts import Statement
 # Settings that change how fast a query runs and nothing else: to find another value on the next
 # server does no harm. (asyncpg switches jit off and on around its own queries.)
 SPEED: Final = frozenset({"jit"})
+# Settings that PostgreSQL does not RESET: those of one transaction, and the seed of random().
+NO_RESET: Final = frozenset(
+    ["seed", "transaction_isolation", "transaction_read_only", "transaction_deferrable"]
+)
 _HOLD: Final = 0x20  # CURSOR_OPT_HOLD
 
 _TRANSACTION: Final[dict[str, int]] = {
@@ -114,9 +118,6 @@ def _set(out: Statement, node: dict[str, Any]) -> None:
             out.key = "characteristics"
         return
     out.named = "." in name
-    if name == "seed":
-        # As setseed() does: what random() gives next, nothing undoes but another seed.
-        out.unsure = True
     key = name if name in ("role", "session_authorization") else "guc:" + name
     if kind in ("VAR_SET_DEFAULT", "VAR_RESET"):
         if not node.get("is_local"):
@@ -128,7 +129,10 @@ def _set(out: Statement, node: dict[str, Any]) -> None:
         out.escapes = len(values) != 1 or (values[0] or "").strip().lower() not in READING[name]
     else:
         setting(out, name, values)
-    if node.get("is_local"):
+    if name == "seed":
+        # As setseed() does: nothing undoes it but another seed.
+        out.unsure = True
+    if node.get("is_local") or name in NO_RESET:
         return
     out.effect = v.SET
     out.key = key

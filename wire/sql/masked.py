@@ -1,8 +1,8 @@
 """Shows tenants of a shared database parts of those catalogs that also tell of others.
 
-pg_class holds estimates of how many rows a table has, all tenants' together; pg_roles, pg_user and
-pg_database hold names made of other tenants' ids. Tools need them (psql's \\d reads pg_class and
-pg_roles). So a sub-select takes the place of the catalog's name in FROM.
+pg_class holds estimates of how many rows a table has, all tenants' together; pg_roles, pg_user,
+pg_database and pg_db_role_setting hold names made of other tenants' ids. Tools need them (psql's
+\\d reads pg_class and pg_roles). So a sub-select takes the place of the catalog's name in FROM.
 """
 
 from __future__ import annotations
@@ -25,8 +25,12 @@ _CLASS: Final = b"""(SELECT tableoid, oid, relname, relnamespace, reltype, relof
 
 MASKS: Final[dict[str, bytes]] = {
     "pg_class": _CLASS.replace(b"\n", b""),
-    "pg_database": b"(SELECT * FROM pg_catalog.pg_database"
-    b" WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())",
+    # Without the privileges, which name other tenants' roles; columns differ between versions.
+    "pg_database": b"(SELECT d.tableoid, (pg_catalog.jsonb_populate_record(d,"
+    b" '{\"datacl\": null}'::pg_catalog.jsonb)).* FROM pg_catalog.pg_database AS d"
+    b" WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())",
+    "pg_db_role_setting": b"(SELECT * FROM pg_catalog.pg_db_role_setting"
+    b" WHERE pg_catalog.pg_has_role(setrole" + _MEMBER,
     "pg_roles": b"(SELECT * FROM pg_catalog.pg_roles WHERE pg_catalog.pg_has_role(oid" + _MEMBER,
     "pg_user": b"(SELECT * FROM pg_catalog.pg_user WHERE pg_catalog.pg_has_role(usesysid" + _MEMBER,
 }

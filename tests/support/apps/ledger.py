@@ -121,7 +121,9 @@ def opening(connection: sa.Connection) -> list[Any]:
         ]
         day = datetime.date(2024, 1, 1)
         for number in range(150):
-            entry = Entry(day=day + datetime.timedelta(number), amount=Decimal(4 * number - 299) / 4)
+            entry = Entry(
+                day=day + datetime.timedelta(number), amount=Decimal(4 * number - 299) / 4
+            )
             entry.memo = None if number % 5 else f"memo {number}"
             made[number % 12].entries.append(entry)
         session.add_all(made)
@@ -208,10 +210,14 @@ def core(connection: sa.Connection) -> list[Any]:
     lateral = latest.limit(1).lateral("latest")
     outer = sa.select(Account.name, lateral.c.amount).outerjoin(lateral, sa.true())
     seen += connection.execute(outer.order_by(Account.name)).all()
-    each = sa.func.jsonb_each_text(Account.extra).table_valued("key", "value", joins_implicitly=True)
+    each = sa.func.jsonb_each_text(Account.extra).table_valued(
+        "key", "value", joins_implicitly=True
+    )
     seen += connection.execute(
         sa.select(Account.name, each.c.key, each.c.value)
-        .where((sa.literal("lost") == sa.any_(Account.labels)) | (Account.extra["n"].as_integer() < 3))
+        .where(
+            (sa.literal("lost") == sa.any_(Account.labels)) | (Account.extra["n"].as_integer() < 3)
+        )
         .order_by(Account.name, each.c.key)
     ).all()
     month = sa.func.date_trunc("month", Entry.day)
@@ -280,6 +286,27 @@ DAY: Sequence[Callable[[sa.Connection], list[Any]]] = (
     *(keeping, core, upsert, streaming, isolation),
     looking,
 )
+
+
+async def run_async(dsn: str, driver: str) -> dict[str, Any]:
+    """The same day on an asynchronous engine, and a session and a stream of its own."""
+    # Needs greenlet, which SQLAlchemy does not bring by itself.
+    from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+
+    engine = create_async_engine(url(dsn, driver), pool_size=2)
+    seen: dict[str, Any] = {}
+    try:
+        for step in (*DAY[:-1], isolation):
+            async with engine.connect() as connection:
+                seen[step.__name__] = await connection.run_sync(step)
+        async with AsyncSession(engine) as session:
+            session.add(Account(name="async", kind=Kind.ASSET, currency="EUR"))
+            await session.commit()
+            rows = await session.stream_scalars(sa.select(Account.name).order_by(Account.name))
+            seen["names"] = [name async for name in rows]
+    finally:
+        await engine.dispose()
+    return seen
 
 
 def run(dsn: str, driver: str, *steps: Callable[[sa.Connection], Any]) -> dict[str, Any]:

@@ -76,6 +76,9 @@ def stock() -> list[Any]:
     seen.append(
         Tag.objects.bulk_create([Tag(name="x"), Tag(name="y")], ignore_conflicts=True)[0].name
     )
+    upsert = {"update_conflicts": True, "unique_fields": ["name"], "update_fields": ["name"]}
+    seen.append(len(Tag.objects.bulk_create([Tag(name="x"), Tag(name="z")], **upsert)))
+    seen.append(list(Tag.objects.order_by("name").values_list("name", flat=True)))
     try:
         with transaction.atomic():
             Tag.objects.create(name="round")
