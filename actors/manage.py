@@ -83,8 +83,9 @@ def manage(actor: TenantActor, message: Manage) -> Look:
     if act == "kill":
         for client in list(actor.clients):
             client.end(e.ShuttingDown(KILLED))
-        for server in list(pool.lent) if pool is not None else ():
-            pool.discard(server)
+        if pool is not None:
+            for server in list(pool.lent):
+                pool.discard(server)
     elif act == "resume":
         actor.resume()
     elif act == "reconnect" and pool is not None:

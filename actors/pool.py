@@ -400,7 +400,8 @@ class TenantPool(Pool):
         if self.lifetime_seconds and now - server.created > self.lifetime_seconds:
             return True
         if server.created < self.valid_since:
-            return True
+            # While we hold, what is idle is not ours alone.
+            return not self.held
         if not self.idle_seconds or len(self.idle) <= self.min_idle:
             return False
         return now - server.idle_since > self.idle_seconds

@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pykka import ActorDeadError
 
-from actors.analytics import Analytics, Ready
+from actors.analytics import Analytics, Ready, ask
+from actors.analytics_fold import View
+from actors.mailbox import MailboxFull
 from actors.reference import AsyncioActorRef
 from admin.apply import Plan, plan
 from admin.audit_open import open_audit
@@ -28,9 +30,21 @@ from admin.books import note_commands, note_refused
 from admin.command_service import CommandService
 from admin.config import Loaded
 from admin.engine_process import Say
+from admin.listen_port import split_address
+from admin.metrics import (
+    Family,
+    TopTenants,
+    health_families,
+    render,
+    report_families,
+    tenant_families,
+    view_families,
+)
+from admin.metrics_page import MetricsPage
 from admin.provisioner import Provisioner
+from admin.reports import Reports, of_process
 from admin.restarts import Restarts
-from admin.telemetry import open_tracer
+from admin.telemetry import endpoints, open_tracer
 from events import snapshot
 from events.audit_publisher import AuditPublisher
 from events.audit_sink import AuditSink
@@ -95,6 +109,11 @@ class Control:
         self._publisher: AuditPublisher | None = None
         self._auditing: asyncio.Task[None] | None = None
         self._tracer: Tracer | None = None
+        self.reports = Reports()
+        self.metrics_port = 0
+        self._top = TopTenants(0)
+        self._page: MetricsPage | None = None
+        self._exporting: asyncio.Task[None] | None = None
         # What all tenants use, while it is kept (`follow`); whether it has caught up.
         self.analytics: AsyncioActorRef[Analytics] | None = None
         self.analytics_ready = False
@@ -219,6 +238,79 @@ class Control:
             log.error("analytics failed (%r); starting again", gone.result())
             await asyncio.sleep(restarts.pause(time.monotonic()))
 
+    # --- metrics ---------------------------------------------------------------------------------
+
+    async def metrics(self) -> list[Family]:
+        """All that is measured now."""
+        settings = (self.projection.installation() or Installation()).telemetry
+        prefix, now = settings.metric_prefix, time.time()
+        if self._top.most != settings.top_tenants:
+            self._top = TopTenants(settings.top_tenants)
+        reports = self.reports.current()
+        for said in reports.values():
+            if "position" in said:
+                said["event_lag"] = max(0.0, self.projection.position - said["position"])
+        own = {**of_process(), "event_lag": 0.0}
+        staleness = self.log.staleness()
+        if not math.isinf(staleness):
+            own["configuration_staleness_seconds"] = staleness
+        if self._publisher is not None:
+            own["audit_waiting"] = self._publisher.size()
+            own["audit_lost_total"] = self._publisher.lost
+        reports["control"] = own
+        families = health_families(self.health(), prefix) + report_families(reports, prefix)
+        analytics = self.analytics
+        if analytics is None:
+            return families
+        with contextlib.suppress(ActorDeadError, MailboxFull):
+            families += await ask(analytics, partial(self._of_tenants, now, prefix))
+        return families
+
+    def _of_tenants(self, now: float, prefix: str, view: View) -> list[Family]:
+        tenants = tenant_families(view, self._top, self.projection.tenant, now, prefix)
+        return tenants + view_families(view, prefix)
+
+    async def metrics_page(self) -> bytes:
+        """Prometheus's page (metrics.CONTENT_TYPE)."""
+        return render(await self.metrics())
+
+    async def serve_metrics(self, installation: Installation) -> None:
+        """Hear what workers report; serve the page, and send metrics, where that is configured."""
+        await self.reports.listen(self.log.nats)
+        settings = installation.telemetry
+        if settings.prometheus_address is not None:
+            host, port = split_address(settings.prometheus_address)
+            page = MetricsPage(self.metrics_page)
+            try:
+                self.metrics_port = await page.start(host, port)
+                self._page = page
+            except OSError as error:
+                # Nobody's query depends on it.
+                log.error("no page for Prometheus on %s: %s", settings.prometheus_address, error)
+        where = endpoints(settings)
+        if where.metrics:
+            exporting = self._export(where.metrics, settings.metrics_interval_secs)
+            self._exporting = spawn(exporting, name="export metrics")
+
+    async def _export(self, endpoint: str, seconds: float) -> None:
+        from admin.metrics_export import MetricsExport
+
+        export = MetricsExport(endpoint, "control", seconds)
+        try:
+            while True:
+                export.tell(await self.metrics())
+                await asyncio.sleep(seconds)
+        finally:
+            await asyncio.to_thread(export.stop)
+
+    async def _close_metrics(self) -> None:
+        page, self._page = self._page, None
+        if page is not None:
+            await page.stop()
+        exporting, self._exporting = self._exporting, None
+        if exporting is not None:
+            await _end(exporting)
+
     def health(self) -> dict[str, Any]:
         """How the installation is, without asking anybody; `ready` when all of it works.
 
@@ -317,6 +409,7 @@ class Control:
 
     async def close(self) -> None:
         """Stop; what provisioning leaves half done is finished by the next one."""
+        await self._close_metrics()
         await self.service.stop()
         await self._stop_provisioning()
         for task in (self._following, self._saving, self._keeping, self._analysing):

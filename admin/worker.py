@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
+from actors import reference
 from actors.commons import Commons, Grounds
 from actors.directory import Directory
 from actors.dispatcher import Dispatcher
@@ -27,6 +28,7 @@ from admin.catalog_reader import CatalogReader
 from admin.data_dir import socket_folder
 from admin.operator_access import is_whole, whole_database, whole_target
 from admin.provision_sql import row_role
+from admin.reports import report
 from admin.telemetry import open_tracer
 from events import snapshot
 from events.audit_publisher import AuditPublisher
@@ -45,6 +47,7 @@ from wire.errors import ServerUnavailable, TenantryError
 from wire.postgres.connect import Target
 from wire.postgres.listener import Listener
 from wire.postgres.tls_setup import listener_tls, node_tls
+from wire.sql.guard import OF_DATABASE
 from wire.tasks import spawn
 
 if TYPE_CHECKING:
@@ -94,6 +97,7 @@ class Worker:
         self.usage: UsagePublisher | None = None
         self.audit: AuditPublisher | None = None
         self.tracer: Tracer | None = None
+        self.budget = Budget(1)
         self._auditing: asyncio.Task[None] | None = None
         self.listener: Listener | None = None
         self.dispatcher: Dispatcher | None = None
@@ -132,6 +136,7 @@ class Worker:
         self.projection.subscribe(self._changed)
         self._spawn(self.log.follow(self.projection.position + 1, self.projection.apply), "follow")
         self._spawn(keys.follow(), "follow the keys")
+        self._spawn(report(self.log.nats, f"worker-{assignment.worker}", self.look), "report")
         self._spawn(self._report_usage(installation.events.usage_interval_secs), "usage")
         await self._listen_for_cancels()
         assert self.listener is not None
@@ -165,13 +170,14 @@ class Worker:
         assignment = self.assignment
         workers = assignment.workers
         self.catalogs = CatalogReader(self.shared_target, self._uses, self._catalog_changed)
+        self.budget = Budget(max(1, installation.pool.max_connections // workers))
         commons = Commons(self.vault.derive, self.shared_target, self.catalogs.learn)
         self.catalogs.commons = self.commons = commons
         around = Surroundings(
             commons=commons,
             tenant=self.tenant,
             target=self.target,
-            budget=Budget(max(1, installation.pool.max_connections // workers)),
+            budget=self.budget,
             installation=installation,
             workers=workers,
             record=self._record,
@@ -310,6 +316,37 @@ class Worker:
             await asyncio.sleep(seconds)
             if self.usage is not None:
                 await self.usage.flush()
+
+    def look(self) -> dict[str, float]:
+        """What there is to report now, by the names of admin.metrics.REPORTED."""
+        assert self.log is not None
+        assert self.dispatcher is not None
+        assert self.listener is not None
+        actors = reference.running()
+        pools = self.budget.pools
+        # Shelves are shared by pools; each server counts once.
+        idle = {id(pool.idle): len(pool.idle) for pool in pools}
+        said: dict[str, float] = {
+            "configuration_staleness_seconds": self.log.staleness(),
+            "position": self.projection.position,
+            "clients": len(self.listener.clients),
+            "tenants_active": len(self.dispatcher.active()),
+            "actors": len(actors),
+            "actor_messages_waiting": sum(len(each._inbox) for each in actors),
+            "pool_servers_limit": self.budget.limit,
+            "pool_servers_used": self.budget.used,
+            "pool_servers_idle": sum(idle.values()),
+            "pool_clients_waiting": sum(pool.waiting() for pool in pools),
+            "cache_statements": len(OF_DATABASE),
+        }
+        if self.audit is not None:
+            said["audit_waiting"] = self.audit.size()
+            said["audit_lost_total"] = self.audit.lost
+            said["audit_spool_bytes"] = self.audit.waiting_bytes()
+        if self.usage is not None:
+            said["usage_waiting"] = self.usage.waiting()
+            said["usage_lost_total"] = self.usage.lost
+        return said
 
     def _record(self, tenant: str, delta: object) -> None:
         if self.usage is not None:

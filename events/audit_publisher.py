@@ -33,7 +33,7 @@ from events.audit import (
     stream_config,
 )
 from events.audit_fold import Fold
-from events.audit_sink import CHAIN_CLOSE, CHAIN_OPEN, OK, AuditSink
+from events.audit_sink import CHAIN_CLOSE, CHAIN_OPEN, LOST, OK, AuditSink
 from events.model import TENANT_ID
 from events.outlet import Outlet
 from events.spool import Message, Spool
@@ -68,6 +68,8 @@ class AuditPublisher(AuditSink):
         config: StreamConfig | None = None,
         spool: Spool | None = None,
     ) -> None:
+        # Notes that found no room, since the start.
+        self.lost = 0
         self._outlet = Outlet(nats, config or stream_config())
         self._directory = directory
         self._spool = spool or Spool(directory / SPOOL_FOLDER)
@@ -128,6 +130,10 @@ class AuditPublisher(AuditSink):
         """Notes in memory: those that wait, and those that others are compared with."""
         return self._fold.size() + len(self._held)
 
+    def waiting_bytes(self) -> int:
+        """What waits on disk, of all processes of the data directory."""
+        return self._spool.used()
+
     async def run(self) -> None:
         """Flush until cancelled."""
         while True:
@@ -163,6 +169,8 @@ class AuditPublisher(AuditSink):
         events = self._held or self._fold.due(time.time(), everything=everything)
         if not events:
             return
+        if events is not self._held:
+            self.lost += sum(event.count for event in events if event.kind == LOST)
         before = self._chain.n, self._chain.hash
         messages = [
             Message(SUBJECT_PREFIX + (event.tenant or NO_TENANT), id, data)

@@ -149,6 +149,7 @@ class Welcome:
         self.parameters = parameters
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Seal:
     """How a server that several tenants share is made one tenant's, at each hand-over.
 

@@ -7,6 +7,7 @@ move out of the others' way, and what fails does so for one reason.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 from support.oracle import Query
@@ -14,6 +15,8 @@ from support.oracle_data import COLUMNS, KEYS, TENANTS, WRITTEN
 from support.oracle_expressions import Columns
 from support.oracle_queries import Queries
 
+_FILE: Final = Path(__file__).parents[1] / "isolation" / "tpch" / "writes.sql"
+ODD_WRITES: Final = [each for each in _FILE.read_text().splitlines() if not each.startswith("--")]
 KEYED: Final = ("supplier", "part", "customer", "orders")
 _FIXED: Final = {
     "o_orderstatus": "'P'",
@@ -70,8 +73,12 @@ class Writes(Queries):
             *[self.merge] * 3,
             self.within,
             self.copy_out,
+            *[self.odd_write] * 4,
         )
         return self.rng.choice(makers)()
+
+    def odd_write(self) -> Query:
+        return Query(self.rng.choice(ODD_WRITES).format(n=self.rng.randint(1, 40)))
 
     # --- values -----------------------------------------------------------------------------------
 

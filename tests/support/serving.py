@@ -33,6 +33,7 @@ WAIT_SECONDS = 20.0
 
 CONFIG = """
 listen_address = "127.0.0.1:0"
+admin_address = "off"
 
 [[nodes]]
 embedded = true

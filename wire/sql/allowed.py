@@ -37,8 +37,8 @@ _REFUSED_SETTINGS: Final = frozenset(
         *("tcp_user_timeout", "client_connection_check_interval"),
     ]
 )
-# With a role and tables of one's own it only makes errors of rows that policies would hide, which is
-# what pg_dump wants.
+# With a role and tables of one's own it only makes errors of rows that policies would hide: that
+# is what pg_dump wants.
 _OWN_ONLY: Final = frozenset({"row_security"})
 _OWN_PREFIX: Final = "tenantry."
 

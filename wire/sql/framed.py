@@ -83,7 +83,7 @@ def fit(
         named = namespace(tree, text, start, end)
     masks: list[Edit] = []
     if any(is_masked(*relation) for relation in statement.relations):
-        masks = mask(tree, text, start, end)
+        masks = mask(tree, text, start, end, row=catalog is not None)
     statement.edits = merged(own, named, masks)
 
 

@@ -106,6 +106,9 @@ class Analyser:
         self._size = 0
         self._seen: list[int] = [0] * SEEN_SLOTS
 
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)
+
     def seen(self, sql: bytes) -> bool:
         """Whether this text came before, not long ago; remembers that it came now."""
         number = hash(sql)

@@ -15,10 +15,10 @@ from wire.sql.lexer import PUNCTUATION, QUOTED, UQUOTED, WORD, tokens
 
 _MEMBER: Final = b", 'MEMBER'::pg_catalog.text))"
 
-# pg_class has had these columns since PostgreSQL 12; relallfrozen, new in 18, is left out.
+# pg_class has had these columns since PostgreSQL 12, and relallfrozen since 18.
 _CLASS: Final = b"""(SELECT tableoid, oid, relname, relnamespace, reltype, reloftype, relowner,
  relam, relfilenode, reltablespace, 0 AS relpages, (-1)::pg_catalog.float4 AS reltuples,
- 0 AS relallvisible, reltoastrelid, relhasindex, relisshared, relpersistence, relkind, relnatts,
+ 0 AS relallvisible, 0 AS relallfrozen, reltoastrelid, relhasindex, relisshared, relpersistence, relkind, relnatts,
  relchecks, relhasrules, relhastriggers, relhassubclass, relrowsecurity, relforcerowsecurity,
  relispopulated, relreplident, relispartition, relrewrite, relfrozenxid, relminmxid, relacl,
  reloptions, relpartbound FROM pg_catalog.pg_class)"""
@@ -36,16 +36,30 @@ MASKS: Final[dict[str, bytes]] = {
 }
 """What takes the place of a relation of pg_catalog: a sub-select without a name."""
 
+# pg_dump wants a role for every owner that it meets, also of what it leaves out. psql's \\du leaves
+# out what begins with pg_.
+_ROLES: Final = b"""(SELECT CASE WHEN pg_catalog.pg_has_role(oid, 'MEMBER'::pg_catalog.text)
+ THEN rolname ELSE pg_catalog.concat('pg_other_', oid)::pg_catalog.name END AS rolname,
+ rolsuper, rolinherit, rolcreaterole, rolcreatedb, rolcanlogin, rolreplication, rolconnlimit,
+ rolpassword, rolvaliduntil, rolbypassrls, NULL::pg_catalog.text[] AS rolconfig, oid
+ FROM pg_catalog.pg_roles)"""
+
+MASKS_OF_SCHEMAS: Final[dict[str, bytes]] = MASKS | {"pg_roles": _ROLES.replace(b"\n", b"")}
+"""The same for tenants with a schema of their own, who can dump it."""
+
 
 def is_masked(schema: str, name: str) -> bool:
     """Whether `mask` puts a sub-select in place of this relation; "" for no schema."""
     return name in MASKS and schema in ("", "pg_catalog")
 
 
-def mask(tree: dict[str, Any], text: bytes, start: int, end: int) -> list[Edit]:
+def mask(
+    tree: dict[str, Any], text: bytes, start: int, end: int, *, row: bool = True
+) -> list[Edit]:
     """The edits that put sub-selects in place of the catalogs in a statement's FROM clauses.
 
     tree  {kind: node} of the statement text[start:end], as libpg_query writes it
+    row   for a tenant whose rows are in shared tables; else it has a schema of its own
 
     Raises NotSupported where a catalog stands otherwise than by its name in FROM.
     """
@@ -77,7 +91,8 @@ def mask(tree: dict[str, Any], text: bytes, start: int, end: int) -> list[Edit]:
     if not found:
         return []
     lexed = [(kind, at + start, to + start) for kind, at, to in tokens(text[start:end]) or []]
-    edits = [_edit(node, in_from, queries, text, lexed) for node, in_from in found]
+    masks = MASKS if row else MASKS_OF_SCHEMAS
+    edits = [_edit(node, in_from, queries, text, lexed, masks) for node, in_from in found]
     at = {token[1]: index for index, token in enumerate(lexed)}
     for location in columns:
         # A sub-select has no schema: what is left is the name that we give it.
@@ -100,6 +115,7 @@ def _edit(
     queries: set[str],
     text: bytes,
     lexed: list[tuple[int, int, int]],
+    masks: dict[str, bytes],
 ) -> Edit:
     name = node["relname"]
     if not in_from or not node.get("inh") or (name in queries and "schemaname" not in node):
@@ -113,7 +129,7 @@ def _edit(
     after = text[lexed[last + 1][1] : lexed[last + 1][2]].lower() if last + 1 < len(lexed) else b""
     if before in (b"table", b"only") or after in (b"*", b"tablesample", b"uescape"):
         raise NotSupported(f"{name} can be read by its name in FROM only")
-    piece = MASKS[name]
+    piece = masks[name]
     if "alias" not in node:
         piece += b" AS " + name.encode()
     return Edit(lexed[first][1], lexed[last][2], (piece,))

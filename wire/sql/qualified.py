@@ -133,12 +133,19 @@ def _path(out: Statement, node: dict[str, Any]) -> None:
             _searched(out, value)
 
 
+# pg_dump: SELECT set_config(name, 'view, foreign-table', false) FROM pg_settings WHERE name =
+# 'restrict_nonsystem_relation_kind'. As a search_path it would name two schemas that no tenant has.
+_PG_DUMP: Final = "view, foreign-table"
+
+
 def _config(out: Statement, args: list[dict[str, Any]]) -> None:
     name, value, _ = config_arguments(args)
     setting = const(name)
     if setting is not None and setting.lower() != "search_path":
         return
     text = const(value)
+    if setting is None and text == _PG_DUMP:
+        return
     if setting is None or text is None:
         # It could be the search_path.
         out.unknown_path = True

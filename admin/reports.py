@@ -1,0 +1,93 @@
+"""What a process says of itself now and then: worker ─NATS─▶ control, which shows it to people.
+
+Subject `tenantry.report.<process>`, JSON {name: number}; in no stream: what is lost is said again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import os
+import resource
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+
+from admin.metrics import REPORTED
+
+log = logging.getLogger("tenantry.reports")
+
+PREFIX: Final = "tenantry.report."
+REPORT_SECONDS: Final = 2.0
+# A process that has said nothing for so long is gone.
+FORGET_SECONDS: Final = 15.0
+# Processes that are remembered; more than an installation has workers.
+PROCESSES_MAX: Final = 256
+_NAMES: Final = frozenset(name for name, _, _ in REPORTED)
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+
+
+async def report(nats: Client, process: str, look: Callable[[], Mapping[str, float]]) -> None:
+    """Say what `look` sees, until cancelled."""
+    while True:
+        due = time.monotonic() + REPORT_SECONDS
+        await asyncio.sleep(REPORT_SECONDS)
+        late = max(0.0, time.monotonic() - due)
+        if nats.is_connected:
+            said = {**look(), **of_process(), "loop_delay_seconds": late}
+            with contextlib.suppress(NatsError, OSError):
+                await nats.publish(PREFIX + process, orjson.dumps(said))
+
+
+def of_process() -> dict[str, float]:
+    """Memory and processor time of this process."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    said = {"cpu_seconds_total": used.ru_utime + used.ru_stime}
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        said["resident_memory_bytes"] = float(pages * _PAGE)
+    return said
+
+
+class Reports:
+    """What all processes said last."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, tuple[float, dict[str, float]]] = {}
+
+    async def listen(self, nats: Client) -> None:
+        """Hear them from now on. Raises NatsError."""
+        await nats.subscribe(f"{PREFIX}*", cb=self._heard)
+
+    async def _heard(self, message: Msg) -> None:
+        self.take(message.subject.removeprefix(PREFIX), message.data)
+
+    def take(self, process: str, data: bytes) -> None:
+        """Remember a report; what is none is left out."""
+        try:
+            raw: Any = orjson.loads(data)
+            said = {
+                name: float(value)
+                for name, value in raw.items()
+                if name in _NAMES and isinstance(value, int | float) and math.isfinite(value)
+            }
+        except (ValueError, TypeError, AttributeError):
+            return
+        if process in self._said or len(self._said) < PROCESSES_MAX:
+            self._said[process] = (time.monotonic(), said)
+
+    def current(self) -> dict[str, dict[str, float]]:
+        """Process → what it said, those that are there."""
+        now = time.monotonic()
+        for process, (at, _) in list(self._said.items()):
+            if now - at > FORGET_SECONDS:
+                del self._said[process]
+        return {process: said for process, (_, said) in self._said.items()}
