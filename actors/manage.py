@@ -141,6 +141,7 @@ def _client(client: ClientConnection, since: float | None, now: float, clock: fl
         "tenant": client.tenant,
         "state": state,
         "addr": client.address,
+        "connected": client.opened_at,
         "request_time": 0.0 if server is None else clock + server.query_since,
         "wait": waited // _MICRO,
         "wait_us": waited % _MICRO,

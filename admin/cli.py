@@ -20,6 +20,7 @@ from admin import (
     cli_events_args,
     cli_protect,
     cli_stats,
+    cli_top,
 )
 from admin.cli_parts import (
     DATA_DIR,
@@ -90,6 +91,7 @@ def parser() -> argparse.ArgumentParser:
     cli_protect.add(commands)
     cli_audit.add(commands)
     cli_stats.add_stats_command(commands)
+    cli_top.add_top_command(commands)
     cli_branches.add(commands)
     _engines(commands)
     command(commands, "version", "print the version", _run_version, "tenantry version")

@@ -110,6 +110,7 @@ class Control:
         self._auditing: asyncio.Task[None] | None = None
         self._tracer: Tracer | None = None
         self.reports = Reports()
+        self._hearing = False
         self.metrics_port = 0
         self._top = TopTenants(0)
         self._page: MetricsPage | None = None
@@ -276,7 +277,9 @@ class Control:
 
     async def serve_metrics(self, installation: Installation) -> None:
         """Hear what workers report; serve the page, and send metrics, where that is configured."""
-        await self.reports.listen(self.log.nats)
+        if not self._hearing:
+            self._hearing = True
+            await self.reports.listen(self.log.nats)
         settings = installation.telemetry
         if settings.prometheus_address is not None:
             host, port = split_address(settings.prometheus_address)
@@ -303,7 +306,15 @@ class Control:
         finally:
             await asyncio.to_thread(export.stop)
 
-    async def _close_metrics(self) -> None:
+    async def change_telemetry(self, installation: Installation) -> None:
+        """Another endpoint, page or ratio counts from now on."""
+        await self.stop_metrics()
+        await self._close_telemetry()
+        self.open_telemetry(installation)
+        await self.serve_metrics(installation)
+
+    async def stop_metrics(self) -> None:
+        """Let go of the page's address, export no more."""
         page, self._page = self._page, None
         if page is not None:
             await page.stop()
@@ -409,7 +420,7 @@ class Control:
 
     async def close(self) -> None:
         """Stop; what provisioning leaves half done is finished by the next one."""
-        await self._close_metrics()
+        await self.stop_metrics()
         await self.service.stop()
         await self._stop_provisioning()
         for task in (self._following, self._saving, self._keeping, self._analysing):

@@ -24,10 +24,15 @@ _SEALED: Final = ("sealed:", "erasable:")
 
 def describe(stored: Stored, commit: Commit) -> str:
     """One line."""
-    facts = "; ".join(told(fact) for fact in commit.events)
+    facts = describe_facts(commit)
     time = moment_of(stored).strftime("%Y-%m-%d %H:%M:%S")
     subject = f"{stored.kind} {stored.id}"
     return f"#{stored.sequence:<5} {time}  {commit.actor:<18}  {subject}: {facts}"
+
+
+def describe_facts(commit: Commit) -> str:
+    """What it changed, without who and when."""
+    return "; ".join(told(fact) for fact in commit.events)
 
 
 def told(fact: Fact) -> str:

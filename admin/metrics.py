@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from actors.analytics_fold import AT, Account, View
+from admin.reports import REPORTED
 from events.latency import quantile
 from events.model import Tenant
 from events.usage_delta import add_counts
@@ -26,6 +27,8 @@ OTHER: Final = "other"
 CHOOSE_SECONDS: Final = 60.0
 CHOOSE_FACTOR: Final = 2.0
 RECENT_SECONDS: Final = 300.0
+# What every account has of its last minutes.
+HISTORY_SECONDS: Final = 360.0
 # Names of limits that become a label.
 LIMITS_MAX: Final = 32
 
@@ -58,6 +61,7 @@ class TopTenants:
         self._all: _Counts = _NOTHING
         self._seen: dict[str, _Counts] = {}
         self._chosen_at = float("-inf")
+        self._looked_at = 0.0
 
     def update(self, view: View, now: float) -> None:
         """Look at the view as it is now."""
@@ -67,18 +71,22 @@ class TopTenants:
         seen = {id: _counts(view.account(id)) for id in self.ids}
         whole = _counts(view.all)
         # What the tenants with series of their own used since the last look is not the others'.
-        # Who has come in just now brings all that it has used before, which the others keep.
         grown = list(_less(whole, self._all))
+        first = self._all == _NOTHING
         for id, counts in seen.items():
             before = self._seen.get(id)
-            if before is None and self._all != _NOTHING:
-                continue
-            for at, value in enumerate(_less(counts, before or _NOTHING)):
+            if before is not None or first:
+                since = _less(counts, before or _NOTHING)
+            else:
+                # It has come in just now. What it has used before stays with the others; what since
+                # the last look, its history tells to about a minute.
+                since = _lately(view.account(id), now - self._looked_at, now)
+            for at, value in enumerate(since):
                 grown[at] -= value
         self.other = tuple(  # type: ignore[assignment]
             a + max(0, b) for a, b in zip(self.other, grown, strict=True)
         )
-        self._all, self._seen = whole, seen
+        self._all, self._seen, self._looked_at = whole, seen, now
 
     def _choose(self, view: View, now: float) -> None:
         def traffic(id: str) -> tuple[float, int]:
@@ -91,7 +99,11 @@ class TopTenants:
         known = set(self.ids)
         coming = heapq.nlargest(
             self.most,
-            (id for id, account in view.accounts.items() if id not in known and any(account.totals)),
+            (
+                id
+                for id, account in view.accounts.items()
+                if id not in known and any(account.totals)
+            ),
             key=traffic,
         )
         for id in coming:
@@ -111,6 +123,12 @@ def _counts(account: Account) -> _Counts:
         account.total("bytes_out"),
         account.total("bytes_in"),
     )
+
+
+def _lately(account: Account, seconds: float, now: float) -> _Counts:
+    sums = account.brief["minute"].recent(min(seconds, HISTORY_SECONDS), now)
+    used = [round(sums[AT[name]]) for name in ("queries", "bytes_out", "bytes_in")]
+    return used[0], 0, used[1], used[2]
 
 
 def _less(one: _Counts, other: _Counts) -> _Counts:
@@ -223,31 +241,6 @@ def health_families(health: Mapping[str, Any], prefix: str) -> list[Family]:
     return families
 
 
-# What a process reports: name, kind, help. Anything else in a report is left out.
-REPORTED: Final = (
-    ("position", "gauge", "Sequence up to which the configuration is folded."),
-    ("configuration_staleness_seconds", "gauge", "Since the configuration was known to be new."),
-    ("event_lag", "gauge", "Events that are stored and not folded."),
-    ("clients", "gauge", "Clients connected."),
-    ("tenants_active", "gauge", "Tenants with an actor."),
-    ("actors", "gauge", "Actors that run."),
-    ("actor_messages_waiting", "gauge", "Messages in the mailboxes of actors."),
-    ("pool_servers_limit", "gauge", "Servers that tenants may have together."),
-    ("pool_servers_used", "gauge", "Servers of that budget that are open."),
-    ("pool_servers_idle", "gauge", "Servers that wait for work."),
-    ("pool_clients_waiting", "gauge", "Clients that wait for a server."),
-    ("cache_statements", "gauge", "Statements whose facts are remembered."),
-    ("audit_waiting", "gauge", "Notes of the audit in memory."),
-    ("audit_spool_bytes", "gauge", "Bytes of the audit that wait on disk, of all processes."),
-    ("audit_lost_total", "counter", "Notes of the audit that found no room."),
-    ("usage_waiting", "gauge", "Tenants with usage that is not stored."),
-    ("usage_lost_total", "counter", "Usage that found no room."),
-    ("loop_delay_seconds", "gauge", "How late the event loop was, at the last look."),
-    ("resident_memory_bytes", "gauge", "Memory of the process."),
-    ("cpu_seconds_total", "counter", "Time of the processor."),
-)
-
-
 def report_families(reports: Mapping[str, Mapping[str, float]], prefix: str) -> list[Family]:
     """`reports`: process → what it said last, by the names of REPORTED."""
     families = []
@@ -273,7 +266,9 @@ def render(families: Iterable[Family]) -> bytes:
         lines.append(f"# TYPE {family.name} {family.kind}")
         for labels, value in family.samples:
             told = ",".join(f'{name}="{_escaped(text)}"' for name, text in labels.items())
-            lines.append(f"{family.name}{{{told}}} {value:.15g}" if told else f"{family.name} {value:.15g}")
+            lines.append(
+                f"{family.name}{{{told}}} {value:.15g}" if told else f"{family.name} {value:.15g}"
+            )
     return ("\n".join(lines) + "\n").encode()
 
 

@@ -29,9 +29,7 @@ class MetricsPage:
 
     async def start(self, host: str, port: int) -> int:
         """Listen; gives the port. Raises OSError."""
-        self._server = await asyncio.start_server(
-            self._serve, host, port, limit=REQUEST_BYTES_MAX
-        )
+        self._server = await asyncio.start_server(self._serve, host, port, limit=REQUEST_BYTES_MAX)
         found: int = self._server.sockets[0].getsockname()[1]
         return found
 

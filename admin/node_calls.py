@@ -58,7 +58,7 @@ IN_WORK_MAX: Final = 64
 
 WORKER: Final = "worker"
 SUPERVISOR: Final = "supervisor"
-READS: Final = ("look", "state", "paused")
+READS: Final = ("look", "stats", "state", "paused")
 Row = dict[str, Any]
 
 
@@ -143,9 +143,7 @@ class Responder:
     async def _resubscribe(self) -> None:
         before = self._subscription
         with contextlib.suppress(NatsError, OSError):
-            self._subscription = await self._connection.client.subscribe(
-                SUBJECT, cb=self._received
-            )
+            self._subscription = await self._connection.client.subscribe(SUBJECT, cb=self._received)
             await _leave(before)
 
     async def _received(self, message: Msg) -> None:
@@ -185,6 +183,8 @@ class Responder:
             call = Call(**orjson.loads(message.data))
         except (ValueError, TypeError):
             raise TenantryError("the call is malformed") from None
+        if not isinstance(call.tenant, str) or type(call.id) is not int:
+            raise TenantryError("the call is malformed")
         if principal.role == "tenant-admin" or (
             call.do not in READS and principal.role != "operator"
         ):
@@ -269,9 +269,8 @@ class _Hearing:
             part = orjson.loads(message.data)
             place = Place(**part["from"])
             key = (place.node, place.number, int(part["pid"]))
-            if self._here is not None and key[:2] == (self._here.node, self._here.number):
-                if self._role == WORKER and key[2] == os.getpid():
-                    return
+            if self._is_me(key):
+                return
             if part["error"] and part["error"] not in self._errors:
                 self._errors.append(str(part["error"]))
             self._workers[place.node] = place.of
@@ -281,11 +280,16 @@ class _Hearing:
             return
         self._news.set()
 
+    def _is_me(self, key: tuple[str, int, int]) -> bool:
+        """A worker hears its own call as well; it has answered itself already."""
+        here = self._here
+        if here is None or self._role != WORKER:
+            return False
+        return key == (here.node, here.number, os.getpid())
+
     def missing(self) -> list[str]:
         """Workers that are known of and have not answered in full."""
-        whole = {
-            key[:2] for key, parts in self._parts.items() if len(parts) == self._parts_of[key]
-        }
+        whole = {key[:2] for key, parts in self._parts.items() if len(parts) == self._parts_of[key]}
         if self._here is not None and self._role == WORKER:
             whole.add((self._here.node, self._here.number))
         return [
@@ -311,7 +315,10 @@ class _Hearing:
 
     def gathered(self) -> Gathered:
         rows = [
-            row for parts in self._parts.values() for number in sorted(parts) for row in parts[number]
+            row
+            for parts in self._parts.values()
+            for number in sorted(parts)
+            for row in parts[number]
         ]
         return Gathered(rows, self._errors, self.missing(), len(self._parts))
 

@@ -21,7 +21,7 @@ from wire import errors as e
 from wire.postgres.client import ClientConnection
 from wire.postgres.listener import Listener
 
-# A client's number is its worker's own; these bits above it make it one of all workers of all nodes.
+# A client's number is its worker's own; these bits above it make it one of all workers and nodes.
 _WORKER_SHIFT: Final = 32
 _NODE_SHIFT: Final = 40
 _ACTS: Final[dict[str, Act]] = {

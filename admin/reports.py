@@ -21,8 +21,6 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
-from admin.metrics import REPORTED
-
 log = logging.getLogger("tenantry.reports")
 
 PREFIX: Final = "tenantry.report."
@@ -31,6 +29,31 @@ REPORT_SECONDS: Final = 2.0
 FORGET_SECONDS: Final = 15.0
 # Processes that are remembered; more than an installation has workers.
 PROCESSES_MAX: Final = 256
+
+# What a process reports: name, kind, help. Anything else in a report is left out.
+REPORTED: Final = (
+    ("position", "gauge", "Sequence up to which the configuration is folded."),
+    ("configuration_staleness_seconds", "gauge", "Since the configuration was known to be new."),
+    ("event_lag", "gauge", "Events that are stored and not folded."),
+    ("clients", "gauge", "Clients connected."),
+    ("tenants_active", "gauge", "Tenants with an actor."),
+    ("actors", "gauge", "Actors that run."),
+    ("actor_messages_waiting", "gauge", "Messages in the mailboxes of actors."),
+    ("pool_servers_limit", "gauge", "Servers that tenants may have together."),
+    ("pool_servers_used", "gauge", "Servers of that budget that are open."),
+    ("pool_servers_idle", "gauge", "Servers that wait for work."),
+    ("pool_clients_waiting", "gauge", "Clients that wait for a server."),
+    ("cache_statements", "gauge", "Statements whose facts are remembered."),
+    ("audit_waiting", "gauge", "Notes of the audit in memory."),
+    ("audit_spool_bytes", "gauge", "Bytes of the audit that wait on disk, of all processes."),
+    ("audit_lost_total", "counter", "Notes of the audit that found no room."),
+    ("usage_waiting", "gauge", "Tenants with usage that is not stored."),
+    ("usage_lost_total", "counter", "Usage that found no room."),
+    ("loop_delay_seconds", "gauge", "How late the event loop was, at the last look."),
+    ("resident_memory_bytes", "gauge", "Memory of the process."),
+    ("cpu_seconds_total", "counter", "Time of the processor."),
+)
+
 _NAMES: Final = frozenset(name for name, _, _ in REPORTED)
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 

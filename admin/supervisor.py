@@ -24,6 +24,7 @@ from admin.engine_process import Say
 from admin.engine_room import EngineRoom
 from admin.failure import MISTAKE, Failure, WrongFile
 from admin.listen_port import HeldPort, hold_port, split_address
+from admin.node_calls import SUPERVISOR, Call, Place, Responder, Row, node_id
 from admin.reconfigure import needs, tls_files
 from admin.worker import DRAIN_SECONDS, Assignment, Worker
 from admin.worker_keeper import WorkerKeeper
@@ -31,8 +32,11 @@ from admin.worker_process import finish
 from events.commands import CommandRefused
 from events.facts import KIND_INSTALLATION
 from events.installation import Installation, Node
+from events.operators import Principal
 from events.secrets import SecretError, Vault
-from events.stream import LogError
+from events.stream import Conflict, LogError
+from events.tokens import TokenChecker, TokenSigner
+from wire.errors import NotSupported
 from wire.tasks import spawn
 
 log = logging.getLogger("tenantry.supervisor")
@@ -103,6 +107,7 @@ class Supervisor:
         self._starting: asyncio.Task[object] | None = None
         self._changing = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
+        self._calls: Responder | None = None
 
     # --- the start -------------------------------------------------------------------------------
 
@@ -176,7 +181,26 @@ class Supervisor:
         control.follow()
         control.projection.subscribe(self._changed)
         await control.serve_commands()
+        await self._hear_calls(control)
+        await control.serve_metrics(self._installation)
         await control.provision_on(node, node.password)
+
+    async def _hear_calls(self, control: Control) -> None:
+        """Operators may ask for a reload, over NATS."""
+        assert self._vault is not None
+        calls, self._calls = self._calls, None
+        if calls is not None:
+            await calls.stop()
+        checker = TokenChecker(TokenSigner(self._vault).public_key, control.projection)
+        place = Place(node_id(self._data.path), role=SUPERVISOR)
+        self._calls = Responder(control.log.connection, place, checker, self._called)
+        await self._calls.start()
+
+    async def _called(self, call: Call, principal: Principal) -> list[Row]:
+        if call.do != "reload":
+            raise NotSupported(f"a supervisor cannot {call.do}")
+        log.info("%s asks for a reload", principal.name)
+        return [{"error": await self.reload()}]
 
     def _nothing_configured(self) -> Failure:
         return Failure(
@@ -303,34 +327,36 @@ class Supervisor:
         self._stop.set()
 
     def _told_to_reload(self) -> None:
-        self._in_background(self.reload(), "reload")
+        self._in_background(self._reload(), "reload")
 
     def _in_background(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = spawn(work, name=name)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def reload(self) -> None:
-        """Read the file again and apply it; all or nothing, and the log says which. Certificates
-        are read again as well."""
+    async def _reload(self) -> None:
+        await self.reload()
+
+    async def reload(self) -> str:
+        """Read the file again and apply it; all or nothing, and the log says which, and the answer
+        why not ("": it is applied). Certificates are read again as well."""
         if self._config is None or self._control is None:
             log.warning("there is no file to read again: use `tenantry apply FILE`")
-            return
+            return "it was started without a file: use `tenantry apply FILE`"
         try:
             async with self._changing:
                 loaded = load_or_fail(self._config, self._say)
                 self._tell(await self._control.apply(loaded))
-                installation = self._control.projection.installation() or self._installation
-                await self._api.adapt(installation)
-                files = tls_files(installation)
+                files = tls_files(self._control.projection.installation() or self._installation)
                 if files != self._tls_files:
                     self._tls_files = files
                     log.info("certificates changed: replacing the workers one by one")
                     await self._replace_workers()
-        except (Failure, CommandRefused, LogError, SecretError) as error:
+        except (Failure, CommandRefused, Conflict, LogError, SecretError) as error:
             log.error("%s was not applied: %s", self._config, error)
-        else:
-            log.info("%s is applied", self._config)
+            return str(error)
+        log.info("%s is applied", self._config)
+        return ""
 
     def _changed(self, kind: str, id: str) -> None:
         if kind == KIND_INSTALLATION:
@@ -368,6 +394,8 @@ class Supervisor:
         if old.nodes != new.nodes:
             node = self._engines.node(new)
             await control.provision_on(node, node.password)
+        if old.telemetry != new.telemetry:
+            await control.change_telemetry(new)
         self._tls_files = tls_files(new)
         await self._replace_workers()
         if before is not None and before is not self._held:
@@ -394,6 +422,8 @@ class Supervisor:
             before = self._control
             assert self._engines is not None
             control = await self._open_control(None)
+            if before is not None:
+                await before.stop_metrics()
             await self._put_to_work(control, self._engines.node(self._installation))
             if before is not None:
                 await before.close()
@@ -415,6 +445,9 @@ class Supervisor:
         if self._inside is not None:
             await finish(self._inside, drain, self._now)
             self._inside = None
+        if self._calls is not None:
+            await self._calls.stop()
+            self._calls = None
         if self._control is not None:
             await self._control.close()
             self._control = None

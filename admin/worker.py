@@ -21,11 +21,15 @@ from actors import reference
 from actors.commons import Commons, Grounds
 from actors.directory import Directory
 from actors.dispatcher import Dispatcher
+from actors.manage import Pauses
 from actors.pool import Budget
 from actors.tenant import Surroundings, TenantActor
 from admin.audit_open import open_audit
 from admin.catalog_reader import CatalogReader
+from admin.console_stats import Counters
 from admin.data_dir import socket_folder
+from admin.node_calls import Responder
+from admin.open_console import open_console
 from admin.operator_access import is_whole, whole_database, whole_target
 from admin.provision_sql import row_role
 from admin.reports import report
@@ -42,7 +46,7 @@ from events.projection import Projection
 from events.secrets import Vault, tenant_purpose
 from events.spans import about
 from events.spool import Spool
-from events.usage import USAGE_FOLDER, UsagePublisher
+from events.usage import USAGE_FOLDER, Delta, UsagePublisher
 from wire.errors import ServerUnavailable, TenantryError
 from wire.postgres.connect import Target
 from wire.postgres.listener import Listener
@@ -104,6 +108,10 @@ class Worker:
         self.commons: Commons | None = None
         self.catalogs: CatalogReader | None = None
         self.port = 0
+        # What operators see and do of this worker (SQL console, calls over NATS).
+        self.pauses = Pauses()
+        self.counters = Counters()
+        self._calls: Responder | None = None
         self._tasks: list[asyncio.Task[object]] = []
         self._cancel_transport: asyncio.DatagramTransport | None = None
         self._cancel_inode = 0
@@ -140,6 +148,7 @@ class Worker:
         self._spawn(self._report_usage(installation.events.usage_interval_secs), "usage")
         await self._listen_for_cancels()
         assert self.listener is not None
+        self._calls = await open_console(self)
         self.port = await self.listener.start(
             assignment.host, assignment.port, reuse_port=assignment.reuse_port
         )
@@ -181,6 +190,7 @@ class Worker:
             installation=installation,
             workers=workers,
             record=self._record,
+            pauses=self.pauses,
             audit=self.audit,
             tracing=self.tracer.tracing if self.tracer is not None else None,
         )
@@ -279,6 +289,10 @@ class Worker:
             return None
         return found.settings
 
+    def node(self) -> Node | None:
+        """Where tenants are."""
+        return primary(self.projection.installation(), self.assignment.embedded_node)
+
     def target(self, tenant: Tenant) -> Target:
         """Where the tenant's servers are. Raises ServerUnavailable while it is not provisioned."""
         installation = self.projection.installation()
@@ -348,9 +362,10 @@ class Worker:
             said["usage_lost_total"] = self.usage.lost
         return said
 
-    def _record(self, tenant: str, delta: object) -> None:
+    def _record(self, tenant: str, delta: Delta) -> None:
+        self.counters.add(tenant, delta)
         if self.usage is not None:
-            self.usage.add(tenant, delta)  # type: ignore[arg-type]
+            self.usage.add(tenant, delta)
 
     # --- cancel requests between workers ---------------------------------------------------------
 
@@ -389,6 +404,9 @@ class Worker:
         """Let transactions end, close the rest, hand in what was metered."""
         if self.listener is not None:
             await self.listener.drain(drain_seconds)
+        if self._calls is not None:
+            await self._calls.stop()
+            self._calls = None
         if self.dispatcher is not None:
             await self.dispatcher.close()
         for task in self._tasks:

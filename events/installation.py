@@ -242,7 +242,7 @@ class Telemetry(Model):
     """Where a page for Prometheus is served without a token, `host:port`. Left out: by the admin
     API only."""
     top_tenants: Annotated[int, Field(ge=0, le=1000)] = 20
-    """So many tenants have series of their own, those with most traffic; the rest is one, `other`."""
+    """So many tenants have series of their own, those with most traffic; `other` is the rest."""
     metric_prefix: Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]{0,31}$")] = "tenantry"
     """What the names of all series begin with."""
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from mypy_extensions import i64
+
 # Below this many microseconds, everything is bucket 0: a round trip on one machine takes longer.
 FLOOR_BITS: Final = 6
 # 2 bits below the highest one: four buckets for each doubling.
@@ -18,13 +20,18 @@ CEILING_BITS: Final = 27
 BUCKETS: Final = ((CEILING_BITS - FLOOR_BITS) << STEP_BITS) + 2
 
 
-def bucket_of(microseconds: int) -> int:
+def bucket_of(microseconds: i64) -> i64:
     """The bucket that a time belongs to: 0 to BUCKETS - 1."""
-    bits = microseconds.bit_length()
-    if bits <= FLOOR_BITS:
+    if microseconds < 1 << FLOOR_BITS:
         return 0
-    if bits > CEILING_BITS:
+    if microseconds >= 1 << CEILING_BITS:
         return BUCKETS - 1
+    # Compiled, this is faster than asking for bit_length.
+    bits: i64 = FLOOR_BITS
+    rest = microseconds >> FLOOR_BITS
+    while rest > 0:
+        rest >>= 1
+        bits += 1
     step = (microseconds >> (bits - 1 - STEP_BITS)) & ((1 << STEP_BITS) - 1)
     return ((bits - 1 - FLOOR_BITS) << STEP_BITS) + step + 1
 

@@ -25,7 +25,7 @@ from nats.errors import Error as NatsError
 
 from events import codec
 from events.connection import RECONNECT_SECONDS
-from events.spans import TRACEPARENT, Spans
+from events.spans import TRACEPARENT
 from events.stream import (
     STREAM,
     SUBJECT_PREFIX,
@@ -112,12 +112,12 @@ def decoded(apply: Apply) -> Take:
     return take
 
 
-def traced(spans: Spans, take: Take) -> Take:
+def traced(source: ConfigLog, take: Take) -> Take:
     """`take`, as part of the trace that the message carries."""
 
     def taken(stored: Stored) -> None:
         traceparent = stored.headers.get(TRACEPARENT, "")
-        with spans.apply(stored.kind, stored.id, stored.sequence, traceparent):
+        with source.spans.apply(stored.kind, stored.id, stored.sequence, traceparent):
             take(stored)
 
     return taken
@@ -154,7 +154,7 @@ async def scan(
 
 async def follow(source: ConfigLog, from_sequence: int, apply: Apply) -> None:
     """See ConfigLog.follow."""
-    reader = Reader(source, from_sequence - 1, traced(source.spans, decoded(apply)), None)
+    reader = Reader(source, from_sequence - 1, traced(source, decoded(apply)), None)
     pause = RETRY_SECONDS
     while True:
         before = reader.position

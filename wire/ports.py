@@ -100,7 +100,7 @@ class Meter:
         self.latency_seconds += seconds
         if seconds >= self.slow_seconds:
             self.slow_queries += 1
-        bucket = bucket_of(int(seconds * 1e6))
+        bucket: int = bucket_of(int(seconds * 1e6))
         self.latency[bucket] = self.latency.get(bucket, 0) + 1
 
     def limited(self, limit: str) -> None:

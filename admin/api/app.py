@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
@@ -27,6 +26,7 @@ from admin.api import (
     routes_users,
 )
 from admin.api.backend import Backend
+from admin.api.docs_page import page
 from admin.api.gate import Gate
 from admin.api.problems import Problem
 from admin.api.version import version
@@ -48,11 +48,6 @@ ROUTERS: Final = (
     routes_system.open_router,
 )
 _CODES: Final = {400: "malformed", 404: "missing", 405: "method", 415: "media_type"}
-# The page loads its program from elsewhere; nothing else may be loaded.
-_DOCS_POLICY: Final = (
-    "default-src 'none'; connect-src 'self'; img-src 'self' data: https://fastapi.tiangolo.com; "
-    "script-src 'unsafe-inline' https://cdn.jsdelivr.net; style-src https://cdn.jsdelivr.net"
-)
 
 
 def build(backend: Backend, *, names: Iterable[str] = ()) -> Gate:
@@ -82,8 +77,7 @@ def build(backend: Backend, *, names: Iterable[str] = ()) -> Gate:
     app.state.backend = backend
     for router in ROUTERS:
         app.include_router(router, dependencies=[Depends(known_parameters)])
-    if backend.loopback:
-        app.add_api_route("/docs", _docs, include_in_schema=False)
+    app.add_api_route("/docs", _docs, include_in_schema=False)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     document = app.openapi()
     app.state.parameters = _parameters(document)
@@ -140,10 +134,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     return app.openapi_schema
 
 
-async def _docs() -> Response:
-    page = get_swagger_ui_html(openapi_url="/openapi.json", title=described.TITLE)
-    page.headers["content-security-policy"] = _DOCS_POLICY
-    return page
+async def _docs(request: Request) -> Response:
+    return page(request.app.openapi())
 
 
 # --- mistakes ------------------------------------------------------------------------------------

@@ -15,11 +15,12 @@ from actors import analytics
 from actors.analytics_fold import View
 from actors.mailbox import MailboxFull
 from admin.api.limits import READERS_MAX, WAIT_SECONDS, Buckets, Rates
-from admin.api.problems import Problem, missing
+from admin.api.problems import Problem, missing, mistake
 from events.audit_sink import LIMIT, LOGIN_FAILED, REFUSAL, REFUSED
 from events.installation import Installation
 from events.model import Isolation, RateLimits, Tenant
 from events.projection import Projection, Record
+from events.stream import LogError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -144,7 +145,16 @@ class Backend:
         return cast("Sequence[Tenant]", self._slim[2])
 
     async def reach(self, sequence: int) -> None:
-        """Wait until the folded state has `sequence`. Raises Problem after WAIT_SECONDS."""
+        """Wait until the folded state has `sequence`. Raises Problem after WAIT_SECONDS, and for an
+        event that was never stored."""
+        if self.state.position >= sequence:
+            return
+        try:
+            stored = await self.control.log.last_sequence()
+        except LogError as error:
+            raise Problem("unavailable", str(error)) from None
+        if sequence > stored:
+            raise mistake("Tenantry-After", f"there is no event {sequence} yet")
         deadline = time.monotonic() + WAIT_SECONDS
         while self.state.position < sequence:
             if time.monotonic() > deadline:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import orjson
 from starlette.requests import ClientDisconnect, Request
 
-from admin.api.limits import BODY_BYTES_MAX, BODY_SECONDS, DEPTH_MAX
+from admin.api.limits import BODY_BYTES_MAX, BODY_SECONDS, DEPTH_MAX, DISCARDED_MAX
 from admin.api.problems import Problem
 
 JSON: Final = "application/json"
@@ -41,25 +41,26 @@ async def read_object(request: Request) -> dict[str, Any]:
 
 
 async def _read(request: Request) -> bytes:
-    said = request.headers.get("content-length", "0")
-    if said.isdigit() and int(said) > BODY_BYTES_MAX:
-        raise _too_large()
     body = bytearray()
+    size = 0
     try:
         async with asyncio.timeout(BODY_SECONDS):
             async for chunk in request.stream():
-                body += chunk
-                if len(body) > BODY_BYTES_MAX:
-                    raise _too_large()
+                size += len(chunk)
+                if size <= BODY_BYTES_MAX:
+                    body += chunk
+                elif size > DISCARDED_MAX:
+                    break
     except TimeoutError:
         raise Problem("timeout", headers={"Connection": "close"}) from None
     except ClientDisconnect:
         raise Problem("malformed", "the client went away") from None
+    if size > BODY_BYTES_MAX:
+        raise _too_large()
     return bytes(body)
 
 
 def _too_large() -> Problem:
-    # What is left of it is not read.
     return Problem(
         "too_large", f"a body has {BODY_BYTES_MAX} bytes at most", headers={"Connection": "close"}
     )

@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from admin.api.limits import (
+    HEADER_BYTES_MAX,
     HEADERS_MAX,
     PATH_BYTES_MAX,
     QUERY_BYTES_MAX,
@@ -115,8 +116,10 @@ class Gate:
             raise Problem("busy", retry_after=wait)
         if len(scope["raw_path"]) > PATH_BYTES_MAX or len(scope["query_string"]) > QUERY_BYTES_MAX:
             raise Problem("too_large", "the address is too long", status=414)
-        if not scope["path"].isprintable():
-            raise Problem("malformed", "the path holds what cannot be printed")
+        raw = scope["raw_path"].lower()
+        # What one part of us takes for a name, another one must not take for a path.
+        if not scope["path"].isprintable() or b"%2f" in raw or b"%5c" in raw:
+            raise Problem("malformed", "the path holds what no path here has")
         self._check_headers(scope)
         for name, _ in parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True):
             if name.lower() in _TOKEN_PARAMETERS:
@@ -126,8 +129,9 @@ class Gate:
 
     def _check_headers(self, scope: Scope) -> None:
         headers: list[tuple[bytes, bytes]] = scope["headers"]
-        if len(headers) > HEADERS_MAX:
-            raise Problem("too_large", f"more than {HEADERS_MAX} headers", status=431)
+        size = sum(len(name) + len(value) for name, value in headers)
+        if len(headers) > HEADERS_MAX or size > HEADER_BYTES_MAX:
+            raise Problem("too_large", "the headers are too many, or too long", status=431)
         names = [name for name, _ in headers]
         for name in _ONCE:
             if names.count(name) > 1:

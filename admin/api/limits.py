@@ -27,6 +27,9 @@ SEND_SECONDS: Final = 30.0
 # As on NATS: a commit may have as much.
 BODY_BYTES_MAX: Final = 512 * 1024
 BODY_SECONDS: Final = 30.0
+# Of a body that is too large, so much is read and thrown away: a connection that is closed before
+# is reset, and the client never sees why.
+DISCARDED_MAX: Final = 4 * BODY_BYTES_MAX
 # The deepest settings have five levels. Recursion over what clients send ends here.
 DEPTH_MAX: Final = 24
 PATH_BYTES_MAX: Final = 2048

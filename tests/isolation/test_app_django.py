@@ -142,3 +142,13 @@ def test_what_docs_say_does_not_work(
 ) -> None:
     with shops.connect("acme") as client, pytest.raises(psycopg.Error, match=why):
         client.execute(statement)
+
+
+def test_a_model_may_have_the_column(shops: Estate, row_days: dict[str, dict[str, Any]]) -> None:
+    """As Django writes a field with db_default."""
+    written = "INSERT INTO shop_tag (tenant_id, name) VALUES ({}, 'with') RETURNING tenant_id"
+    with shops.connect("acme") as client:
+        assert client.execute(written.format("DEFAULT")).fetchone() == ("acme",)
+        for value in ("NULL", "'globex'"):
+            with pytest.raises(psycopg.Error):
+                client.execute(written.format(value))

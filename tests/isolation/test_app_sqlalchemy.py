@@ -11,6 +11,9 @@ from typing import Any
 
 import psycopg
 import pytest
+import sqlalchemy as sa
+from sqlalchemy import orm
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from support.apps import ledger
 from support.apps.running import at_once, corrections, let_operator_in, operator_dsn
 from support.engines import Postgres
@@ -124,6 +127,33 @@ def test_asynchronous_engines(
         ),
     )
     assert seen == {name: expected[name.split("-")[0]] for name in names}
+
+
+def test_a_model_may_have_the_column(ledgers: Estate, row_days: dict[str, dict[str, Any]]) -> None:
+    """With a default of the server's that SQLAlchemy only fetches."""
+
+    class Base(orm.DeclarativeBase):
+        pass
+
+    class Note(Base):
+        __tablename__ = "account"
+        id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+        tenant_id: orm.Mapped[str] = orm.mapped_column(server_default=sa.FetchedValue())
+        name: orm.Mapped[str]
+        kind: orm.Mapped[str]
+        currency: orm.Mapped[str]
+        labels: orm.Mapped[list[str]] = orm.mapped_column(ARRAY(sa.Text))
+        extra: orm.Mapped[dict[str, Any]] = orm.mapped_column(JSONB)
+        version: orm.Mapped[int]
+
+    engine = sa.create_engine(ledger.url(ledgers.dsn("acme"), "psycopg"))
+    with orm.Session(engine) as session:
+        given = {"kind": "DEBT", "currency": "EUR", "labels": [], "extra": {}, "version": 1}
+        notes = [Note(name=f"with {number}", **given) for number in range(3)]
+        session.add_all(notes)
+        session.flush()
+        assert {each.tenant_id for each in notes} == {"acme"}
+    engine.dispose()
 
 
 def test_reflection_tells_a_row_tenant_what_it_tells_directly(

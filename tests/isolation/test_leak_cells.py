@@ -65,7 +65,7 @@ def test_the_whole_matrix(houses: Callable[[str], House], pool: str) -> None:
                 faults.append(f"{kind}, {way}: {error}")
                 letters += "!"
         found[kind] = letters
-    assert not faults
+    assert not faults, "\n".join(faults)
     if RECORDING:
         record(pool, found)
     known = recorded()[pool]
@@ -75,7 +75,7 @@ def test_the_whole_matrix(houses: Callable[[str], House], pool: str) -> None:
         for way, letter, before in zip(WAYS, letters, known[kind], strict=True)
         if not agree(way, letter, before)
     ]
-    assert not differing
+    assert not differing, "\n".join(differing)
 
 
 def test_ordinary_cells_cover_every_kind_and_every_way() -> None:

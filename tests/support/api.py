@@ -40,7 +40,9 @@ class Office:
 
     def as_token(self, token: str) -> httpx.AsyncClient:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        return httpx.AsyncClient(base_url=self.server.url, headers=headers, timeout=20)
+        return httpx.AsyncClient(
+            base_url=self.server.url, headers=headers, timeout=20, verify=False
+        )
 
     def as_role(self, role: str, tenant: str = "") -> httpx.AsyncClient:
         return self.as_token(self.make(f"some-{role}", role, tenant))

@@ -53,7 +53,8 @@ DO $$ DECLARE each text; BEGIN
     UNION ALL SELECT format('DROP TYPE IF EXISTS %s CASCADE', oid::regtype)
       FROM pg_type WHERE typnamespace = '{schema}'::regnamespace AND typtype IN ('d', 'e')
   LOOP
-    BEGIN EXECUTE each; EXCEPTION WHEN undefined_table OR undefined_function THEN NULL; END;
+    BEGIN EXECUTE each; EXCEPTION WHEN undefined_table OR undefined_function
+      OR syntax_error THEN NULL; END;  -- gone with another one
   END LOOP;
 END $$
 """

@@ -137,11 +137,13 @@ class House:
         self.before, self.mine = self._victims(), self._attackers()
 
     def _begin(self) -> None:
-        self.busy.execute("BEGIN")
+        if not self.combination.rows_only:
+            self.busy.execute("BEGIN")
         self.busy.execute("UPDATE orders SET extra = extra WHERE id = 7700005")
-        self.busy.execute(
-            f"DECLARE {BESIDE}_cursor CURSOR FOR SELECT id FROM orders ORDER BY id"
-        )
+        if not self.combination.rows_only:
+            self.busy.execute(
+                f"DECLARE {BESIDE}_cursor CURSOR FOR SELECT id FROM orders ORDER BY id"
+            )
         self.busy.execute(f"SELECT '{BESIDE} in the text'")
         row = self.busy.execute("SELECT pg_backend_pid()").fetchone()
         assert row is not None
@@ -199,6 +201,10 @@ class House:
     def _entry(self, attacker: Attacker) -> None:
         """What the proxy does with a shared server, where the attacker is past the proxy."""
         combination = self.combination
+        if combination.direct:
+            # Who may not alter a table waits for its lock all the same.
+            attacker.ask("SET lock_timeout = '300ms'")
+            attacker.ask("SET statement_timeout = '2s'")
         if combination.direct and combination.strategy == "row" and not combination.dedicated:
             key = VAULT.derive(seal_key_purpose(self.made.tenants[ME].database))
             backend = attacker.ask("SELECT tenantry.backend()")
@@ -232,6 +238,8 @@ class House:
 
     def _excused(self, attack: Attack) -> bool:
         strategies = attack.excused or ("row", "schema", "database", "branch")
+        if self.combination.direct and "direct" in attack.excused:
+            return True
         return bool(attack.residual) and self.combination.strategy in strategies
 
     def _oid(self, signature: str) -> int:
@@ -334,11 +342,18 @@ class House:
             f"(SELECT count(*) FROM pg_operator WHERE oprnamespace = {owned})",
             f"(SELECT count(*) FROM pg_type WHERE typnamespace = {owned})",
         ]
-        if whose == OTHER:
+        if whose == ME:
+            beside.append(
+                "(SELECT md5(string_agg(setconfig::text, ' ')) FROM pg_db_role_setting"
+                " WHERE setrole = 'tenantry_acme'::regrole AND setdatabase = 0)"
+            )
+        else:
             beside += [
                 "(SELECT md5(string_agg(concat(rolname, rolsuper), ' ' ORDER BY rolname))"
                 " FROM pg_roles WHERE rolname !~ '^pg_')",
-                "(SELECT count(*) FROM pg_db_role_setting)",
+                "(SELECT md5(string_agg(setconfig::text, ' ' ORDER BY setrole, setdatabase))"
+                " FROM pg_db_role_setting"
+                " WHERE setrole = 0 OR setrole = 'tenantry_vexillum'::regrole)",
             ]
         return "SELECT " + ", ".join(each + beside)
 
@@ -354,6 +369,7 @@ class House:
         admin.execute(f"SET search_path = {self._schema(ME)}")
         if self.combination.strategy != "row":
             admin.execute(CLEAR.format(schema=self._schema(ME)))
+            admin.execute("ALTER ROLE tenantry_acme RESET search_path")
             one = self.made.tenants[ME]
             assert one.provisioned is not None
             with login(self.made.server, one, one.provisioned) as own:
@@ -409,8 +425,10 @@ def prepare(made: Estate, combination: Combination) -> None:
             protect(made, database, share=("countries",), accept=("codes.codes_code_key",))
         if combination.opened:
             with made.admin(ME) as admin:
-                for name in TENANT_TABLES:
-                    admin.execute(f"ALTER TABLE {name} DISABLE ROW LEVEL SECURITY")
+                for table, name in admin.execute(
+                    "SELECT polrelid::regclass::text, polname FROM pg_policy"
+                ).fetchall():
+                    admin.execute(f'ALTER POLICY "{name}" ON {table} USING (true)')
         return
     for name in (ME, OTHER):
         one = made.tenants[name]

@@ -35,6 +35,8 @@ FUNCTIONS = ("leak_run", "leak_look", "leak_notice", "leak_rows")
 REFUSALS = ("42501", "0A000", "42704", "22023", "28000")
 
 
+# Settings that are not RESET, by PostgreSQL's own rules.
+TRACES = "'seed', 'transaction_isolation', 'transaction_read_only', 'transaction_deferrable'"
 TOOLS = f"""
 CREATE FUNCTION public.leak_run(command text) RETURNS void LANGUAGE plpgsql AS
   $body$ BEGIN EXECUTE command; END $body$;
@@ -49,7 +51,9 @@ BEGIN
   BEGIN last := lastval()::text; EXCEPTION WHEN OTHERS THEN NULL; END;
   RETURN jsonb_build_object(
     'settings', (SELECT jsonb_object_agg(name, setting) FROM pg_settings
-       WHERE source = 'session' AND name <> 'backtrace_functions'),
+       WHERE source = 'session' AND name NOT IN ({TRACES}, 'backtrace_functions')),
+    'traces', (SELECT jsonb_agg(name) FROM pg_settings
+       WHERE source = 'session' AND name IN ({TRACES})),
     'seal', current_setting('backtrace_functions'),
     'made up', (SELECT jsonb_object_agg(n, current_setting(n, true)) FROM unnest(
        ARRAY['leak.plain', 'leak.local', 'leak.config', 'leak.function']) n),
@@ -107,7 +111,7 @@ class Watcher:
         self.owner = owner
         self.raw = Raw(door, door.database)
         _ = self.raw >> Parse("leak_owners", OWNERS) + Sync
-        self.raw.answers()
+        assert outcome(self.raw.answers()) == "nothing"
 
     def close(self) -> None:
         self.raw.close()
@@ -229,7 +233,7 @@ class House:
         seen.faults += faults
         if not found:
             return 0
-        if name != "globex" and not self.kind.shared:
+        if name != "globex" and self.kind.same_first:
             # Texts of one tenant's clients are prepared once for all of them, under names of ours.
             found["texts"] = 0
         for key, value in self.clean[name].items():
@@ -246,13 +250,17 @@ class House:
     # --- a cell -----------------------------------------------------------------------------------
 
     def play(self, kind: str, way: str) -> Seen:
-        scene = Playing(self, kind, "hasty" if way in HASTY else "acme")
+        who = "hasty" if way in HASTY else "acme"
+        if self.kind.mode != "session":
+            for name in ("globex", who):
+                self.watcher(name)
+        scene = Playing(self, kind, who)
         seen = scene.seen
         try:
             stays = WAYS[way](scene)
             self.let_go(scene, stays)
             same = scene.who
-            for name in ("globex", same) if self.kind.shared else (same, "globex"):
+            for name in (same, "globex") if self.kind.same_first else ("globex", same):
                 pid = self.compare(name, seen)
                 if name == same:
                     seen.same = pid
@@ -302,12 +310,15 @@ class House:
             sleep(0.002)
 
     def holding(self, pid: int) -> bool:
+        watching = {watcher.raw.pid for watcher in self.watchers.values()}
+
         def held() -> bool:
             for client in self.made.listener.clients:
                 if client.process_id == pid and client.server is not None:
                     return True
             return any(
-                server.cancels or server.client is not None
+                server.cancels
+                or (server.client is not None and server.client.process_id not in watching)
                 for pool in self.pools() | self.made.budget.pools
                 for server in pool.lent
             )
@@ -321,7 +332,7 @@ class House:
             for client in self.made.listener.clients:
                 if client.process_id == pid and client.server is not None:
                     server = client.server
-                    return server.outstanding() == 0 or server.copying
+                    return server.outstanding() == 0 or server.copying or not server.synced
             return False
 
         return bool(self.made.call(rests))
@@ -407,13 +418,15 @@ class Playing:
 
     def intrude(self) -> None:
         door = self.house.door("intruder")
-        client = Raw(door, door.database)
-        client.ask("select 1")
-        client.close()
+        # While A keeps its server there is no room.
+        with contextlib.suppress(PermissionError):
+            client = Raw(door, door.database)
+            client.ask("select 1")
+            client.close()
 
     def neighbour(self, then: Callable[[], None]) -> None:
         house = self.house
-        raw = house.watcher("globex" if house.kind.shared else self.who).raw
+        raw = house.watcher(self.who if house.kind.same_first else "globex").raw
         _ = raw >> Query("select 1")
         then()
         house.let_go(self, True)

@@ -156,6 +156,12 @@ EXCEPTIONS: dict[str, Exception_] = {
         " that has such a name goes to no other tenant; it is closed.",
         values=(None, ""),
     ),
+    "traces": Exception_(
+        ("SET SEED", "transaction's settings, SET"),
+        "traces",
+        "`pg_settings` tells the next client of the *same tenant* that its server has once been"
+        " given a seed, or a level for one transaction, by SET: not which.",
+    ),
     "names in functions": Exception_(
         ("made-up setting in a function",),
         "made up",

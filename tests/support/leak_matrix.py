@@ -20,7 +20,7 @@ CLOSED = "x"
 REFUSED = "r"
 EXEMPT = "e"
 LETTERS = {
-    PASSED: "clean: the same server process served the other tenant next, and showed nothing",
+    PASSED: "clean: the same server process served the other tenant next and showed nothing",
     OWN: "own server: the same tenant's next client had it and saw nothing; no other tenant can",
     CLOSED: "server closed: the next clients had another process",
     REFUSED: "refused: the state cannot be made there",
@@ -35,7 +35,11 @@ STRIDE = 7  # has no divisor in common with the number of ways
 
 @dataclass(frozen=True)
 class PoolKind:
-    """How servers serve tenants. `shared`: one server serves several of them."""
+    """How servers serve tenants.
+
+    shared      one server serves several of them
+    same_first  the next client is one of the same tenant, and only then comes the other
+    """
 
     label: str
     strategy: str
@@ -44,6 +48,7 @@ class PoolKind:
     budget: int = 1
     dedicated: bool = False
     enforcement: str = "both"
+    same_first: bool = True
 
     @property
     def slug(self) -> str:
@@ -53,8 +58,15 @@ class PoolKind:
 POOLS = {
     kind.label: kind
     for kind in (
-        PoolKind("row, shared", "row", shared=True),
-        PoolKind("row, shared, rewrite alone", "row", shared=True, enforcement="rewrite"),
+        PoolKind("row, shared", "row", shared=True, same_first=False),
+        PoolKind("row, shared, own tenant first", "row", shared=True),
+        PoolKind(
+            "row, shared, rewrite alone",
+            "row",
+            shared=True,
+            same_first=False,
+            enforcement="rewrite",
+        ),
         PoolKind("row, dedicated", "row", dedicated=True),
         PoolKind("row, session", "row", mode="session", budget=4),
         PoolKind("schema", "schema"),

@@ -46,7 +46,9 @@ def page() -> str:
     for pool, rows in recorded().items():
         kind = POOLS[pool]
         shared = "one server for all tenants" if kind.shared else "servers of each tenant's own"
-        parts += ["", f"## {pool}\n", f"Pooling by {kind.mode}, {shared}.\n"]
+        first = "the same tenant" if kind.same_first else "another tenant"
+        told = f"Pooling by {kind.mode}, {shared}; the next client is one of {first}."
+        parts += ["", f"## {pool}\n", f"{told}\n"]
         parts.append("| state | " + " | ".join(str(at) for at in range(1, len(WAYS) + 1)) + " |")
         parts.append("|---" * (len(WAYS) + 1) + "|")
         parts += [f"| {state} | " + " | ".join(letters) + " |" for state, letters in rows.items()]

@@ -115,6 +115,10 @@ class Special(Odd):
             f"SELECT count(*) FROM part WHERE {number} / p_size > 1",
             f"SELECT p_partkey FROM part WHERE {number} % p_size = 0",
             f"SELECT count(*), {number} FROM part WHERE ln(p_size + 0.0) > 0",
+            # These cost no more than the predicate, so the planner may put them before it.
+            f"SELECT count(*) FROM part WHERE ({number} / p_size) IS NOT NULL",
+            f"SELECT p_name FROM part WHERE ({number} % p_size) IS NULL OR p_size > {number}",
+            f"SELECT {number} FROM part p JOIN partsupp ON ({number} / p.p_size) IS NOT NULL",
             f"SELECT max({number} / p_size) FROM part",
             f"SELECT count(*), {number} FROM part WHERE substr(p_brand, 7)::int > 0",
             f"SELECT c_name FROM customer LEFT JOIN part ON {number} / p_size > 1",

@@ -12,12 +12,10 @@ from typing import Final
 
 from support.oracle import Query
 from support.oracle_data import COLUMNS, KEYS, TENANTS, WRITTEN
-from support.oracle_expressions import Columns
-from support.oracle_queries import Queries
+from support.oracle_merges import COMMENTS, KEYED, Merges
 
 _FILE: Final = Path(__file__).parents[1] / "isolation" / "tpch" / "writes.sql"
 ODD_WRITES: Final = [each for each in _FILE.read_text().splitlines() if not each.startswith("--")]
-KEYED: Final = ("supplier", "part", "customer", "orders")
 _FIXED: Final = {
     "o_orderstatus": "'P'",
     "l_returnflag": "'R'",
@@ -34,19 +32,9 @@ _CONFLICTS: Final = {
     "customer": ("(tenant_id, c_custkey)", "ON CONSTRAINT customer_pkey"),
     "orders": ("(tenant_id, o_orderkey)", "ON CONSTRAINT orders_pkey"),
 }
-# A column of each table that anything may be written to.
-_COMMENT: Final = {
-    "supplier": "s_comment",
-    "part": "p_comment",
-    "partsupp": "ps_comment",
-    "customer": "c_comment",
-    "orders": "o_comment",
-    "lineitem": "l_comment",
-    '"Notes"': '"Body ""x"" text"',
-}
 
 
-class Writes(Queries):
+class Writes(Merges):
     """Makes units of statements for a tenant."""
 
     def unit(self, tenant: str, copies: bool = True) -> list[Query]:
@@ -99,15 +87,11 @@ class Writes(Queries):
         columns = list(COLUMNS[table].items())
         return [each for each in columns if each[0] != "l_net"]
 
-    def own(self, table: str, alias: str = "") -> Columns:
-        """The target's columns, as SQL of the statement names them."""
-        return [(f"{alias or table}.{name}", kind) for name, kind in COLUMNS[table].items()]
-
     def returning(self, alias: str, table: str, old: bool = True) -> str:
         rng = self.rng
         if rng.random() < 0.4:
             return ""
-        column = _COMMENT[table]
+        column = COMMENTS[table]
         forms = ["*", f"{alias}.*", f"{alias}.{column} AS x", "tenant_id, 1", f"upper({column})"]
         forms += [alias] if alias != table else []
         if old:
@@ -177,7 +161,7 @@ class Writes(Queries):
         target = rng.choice(_CONFLICTS[table])
         if rng.random() < 0.3:
             return f" ON CONFLICT{rng.choice(('', ' ' + target))} DO NOTHING"
-        column = _COMMENT[table]
+        column = COMMENTS[table]
         given = rng.choice(
             (f"excluded.{column}", f"{alias}.{column} || ' twice'", "'new'", "DEFAULT")
         )
@@ -192,7 +176,7 @@ class Writes(Queries):
         rng = self.rng
         table = rng.choice(WRITTEN)
         alias = rng.choice((table, "u"))
-        column = _COMMENT[table]
+        column = COMMENTS[table]
         only = "ONLY " if rng.random() < 0.1 and table != "lineitem" else ""
         named = f"{only}{table}" + (f" {rng.choice(('AS ', ''))}{alias}" if alias != table else "")
         columns = self.own(table, alias)
@@ -216,7 +200,7 @@ class Writes(Queries):
             name = self.name("f")
             source = f" FROM {other} AS {name}"
             test = f"{name}.{KEYS[other][0]} = {alias}.{key}"
-            sets = f"{column} = {name}.{_COMMENT[other]}"
+            sets = f"{column} = {name}.{COMMENTS[other]}"
             columns = [*columns, *self.own(other, name)]
             test += f" AND {self.expressions.condition(columns, 1)}"
         else:
@@ -243,71 +227,6 @@ class Writes(Queries):
             # Which of several partners comes with a row is not determined.
             returning = rng.choice(("", f" RETURNING {alias}.*"))
         return self.finish(f"DELETE FROM {named}{using} WHERE {test}{returning}")
-
-    def merge(self) -> Query:
-        rng = self.rng
-        table = rng.choice(KEYED)
-        other = rng.choice(KEYED)
-        key, comment = KEYS[table][0], _COMMENT[table]
-        step = rng.choice((0, 3, 100))
-        source = rng.choice(
-            (
-                f"{other} AS s (a, k)" if KEYS[other][0] == list(COLUMNS[other])[1] else "",
-                f"(SELECT {_COMMENT[other]}, {KEYS[other][0]} + {step} FROM {other}) AS s (a, k)",
-                f"(VALUES ('v', {rng.randint(1, 30)}), ('w', {rng.randint(31, 60)})) AS s (a, k)",
-            )
-        )
-        source = source or f"(SELECT {_COMMENT[other]}, {KEYS[other][0]} FROM {other}) AS s (a, k)"
-        whens = self.whens(table, key, comment)
-        returning = rng.choice(
-            ("", " RETURNING merge_action(), t.*", " RETURNING s.k, t.tenant_id")
-        )
-        named = rng.choice((f"{table} AS t", f"{table} t", f"public.{table} AS t"))
-        return self.finish(f"MERGE INTO {named} USING {source} ON t.{key} = s.k {whens}{returning}")
-
-    def whens(self, table: str, key: str, comment: str) -> str:
-        rng = self.rng
-        name = ", s_name" if table == "supplier" else ""
-        named = ", 'merged ' || s.k" if name else ""
-        out = []
-        if rng.random() < 0.3:
-            out.append(f"WHEN MATCHED AND s.k % {rng.randint(2, 4)} = 0 THEN DO NOTHING")
-        if rng.random() < 0.7:
-            given = rng.choice(("s.a", "t.tenant_id || s.k", "DEFAULT"))
-            out.append(f"WHEN MATCHED THEN UPDATE SET {comment} = {given}")
-        if rng.random() < 0.4:
-            test = rng.choice(("", f" AND t.{key} > 500"))
-            what = rng.choice((f"UPDATE SET {comment} = 'left'", "DO NOTHING"))
-            out.append(f"WHEN NOT MATCHED BY SOURCE{test} THEN {what}")
-        test = rng.choice(("", f" AND s.k < {rng.randint(5, 200)}"))
-        insert = rng.choice(
-            (
-                f"INSERT ({key}, {comment}{name}) VALUES (s.k, s.a{named})",
-                f"INSERT ({comment}, tenant_id, {key}{name}) VALUES (s.a, DEFAULT, s.k{named})",
-            )
-        )
-        by = rng.choice(("", " BY TARGET"))
-        out.append(f"WHEN NOT MATCHED{by}{test} THEN {rng.choice((insert, insert, 'DO NOTHING'))}")
-        return " ".join(out)
-
-    def within(self) -> Query:
-        """Writes within WITH: all see the rows as they were."""
-        rng = self.rng
-        test = self.expressions.condition(self.own("partsupp"), 1)
-        key = rng.randint(1, 30)
-        forms = (
-            f"WITH gone AS (DELETE FROM partsupp WHERE {test} RETURNING *)"
-            f" INSERT INTO partsupp SELECT * FROM gone WHERE ps_partkey > 3 RETURNING *",
-            f"WITH gone AS (DELETE FROM partsupp WHERE {test} RETURNING ps_partkey AS k)"
-            f" SELECT count(*), min(k), (SELECT count(*) FROM partsupp) FROM gone",
-            f"WITH new AS (INSERT INTO part (p_partkey, p_name) VALUES ({key} + 700, 'cte')"
-            f" ON CONFLICT DO NOTHING RETURNING *) SELECT new.*, c_name FROM new"
-            f" LEFT JOIN customer ON c_custkey = {key}",
-            f"WITH u AS (UPDATE customer SET c_comment = 'cte' WHERE c_custkey < {key}"
-            f" RETURNING c_custkey, c_name), d AS (DELETE FROM partsupp WHERE ps_suppkey = {key}"
-            f" RETURNING 1) SELECT * FROM u UNION ALL SELECT count(*), 'd' FROM d",
-        )
-        return self.finish(rng.choice(forms))
 
     # --- COPY, cursors, transactions --------------------------------------------------------------
 
@@ -364,7 +283,7 @@ class Writes(Queries):
         declared = self.finish(f"DECLARE c CURSOR FOR {sql}")
         # DECLARE takes no parameters worth having here.
         what = self.rng.choice(
-            (f"UPDATE {table} SET {_COMMENT[table]} = 'at c' WHERE CURRENT OF c", "FETCH 3 FROM c")
+            (f"UPDATE {table} SET {COMMENTS[table]} = 'at c' WHERE CURRENT OF c", "FETCH 3 FROM c")
         )
         return [
             Query("BEGIN"),
@@ -377,7 +296,7 @@ class Writes(Queries):
 
     def prepared(self) -> list[Query]:
         table = self.rng.choice(KEYED)
-        key, comment = KEYS[table][0], _COMMENT[table]
+        key, comment = KEYS[table][0], COMMENTS[table]
         forms = (
             f"UPDATE {table} SET {comment} = $2 WHERE {key} < $1 RETURNING {key}, $2",
             f"SELECT {key}, {comment} FROM {table} WHERE {key} < $1 OR {comment} = $2",

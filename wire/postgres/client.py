@@ -8,6 +8,7 @@ writes it. Nothing on that path awaits.
 from __future__ import annotations
 
 import asyncio
+from time import time
 from typing import TYPE_CHECKING, Final
 
 from mypy_extensions import i64
@@ -43,6 +44,8 @@ class ClientConnection(Borrower):
     def __init__(self, listener: Listener) -> None:
         super().__init__(listener.meter)
         self.listener = listener
+        # Unix seconds.
+        self.opened_at = time()
         # Known after login.
         self.key = b""
         # Set for those who may go from tenant to tenant.

@@ -232,9 +232,8 @@ class ConsoleSession(Startup):
         portal, name, rest = parts(body, 2)
         if name not in self.prepared:
             raise e.UnknownStatement(text_of(name))
-        formats, at = int16s(rest, 0)
-        count = int.from_bytes(rest[at : at + 2], "big")
-        if count or any(formats):
+        _, at = int16s(rest, 0)
+        if int.from_bytes(rest[at : at + 2], "big"):
             raise e.NotSupported("commands of the console have no parameters")
         wanted, _ = int16s(rest, at + 2)
         if len(self.portals) >= KEPT_MAX:

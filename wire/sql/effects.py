@@ -11,7 +11,8 @@ from wire.sql.facts import Statement
 # Settings that change how fast a query runs and nothing else: to find another value on the next
 # server does no harm. (asyncpg switches jit off and on around its own queries.)
 SPEED: Final = frozenset({"jit"})
-# Settings that PostgreSQL does not RESET: those of one transaction, and the seed of random().
+# Settings that PostgreSQL does not RESET: those of one transaction, and the seed of random(). That
+# they were SET can be seen in pg_settings as long as the server lives.
 NO_RESET: Final = frozenset(
     ["seed", "transaction_isolation", "transaction_read_only", "transaction_deferrable"]
 )
@@ -117,7 +118,7 @@ def _set(out: Statement, node: dict[str, Any]) -> None:
             out.effect = v.SET
             out.key = "characteristics"
         return
-    out.named = "." in name
+    out.named = "." in name or name in NO_RESET
     key = name if name in ("role", "session_authorization") else "guc:" + name
     if kind in ("VAR_SET_DEFAULT", "VAR_RESET"):
         if not node.get("is_local"):

@@ -22,7 +22,8 @@ class Statement:
     read_write  asks for a transaction that is not read-only
     forbidden   why nobody may run it, or ""
     escapes     turns standard_conforming_strings off for the session
-    named       may make up a setting ("app.user"), whose name stays whatever undoes its value
+    named       may make up a setting ("app.user"), whose name stays whatever undoes its value, or
+                leave another trace of that kind
     literal     the facts depend on the value of a literal
     schemas     that it names, also in search_path; gathered for databases with several tenants
     unknown_path  sets search_path to what cannot be seen here

@@ -66,7 +66,7 @@ def fit(
     for each in uses.sets:
         _setting(str(each.get("name", "")), catalog)
     for schema, name in statement.relations:
-        if is_system(schema, name) and not is_masked(schema, name):
+        if is_system(schema, name) and not is_masked(schema, name, row=catalog is not None):
             _refuse(relation_refused(schema, name, row=catalog is not None))
     own: list[Edit] = []
     if catalog is not None:
@@ -82,7 +82,7 @@ def fit(
     if kind in _CHANNELS or statement.ddl or _calls_own(statement):
         named = namespace(tree, text, start, end)
     masks: list[Edit] = []
-    if any(is_masked(*relation) for relation in statement.relations):
+    if any(is_masked(*relation, row=catalog is not None) for relation in statement.relations):
         masks = mask(tree, text, start, end, row=catalog is not None)
     statement.edits = merged(own, named, masks)
 

@@ -18,10 +18,10 @@ _MEMBER: Final = b", 'MEMBER'::pg_catalog.text))"
 # pg_class has had these columns since PostgreSQL 12, and relallfrozen since 18.
 _CLASS: Final = b"""(SELECT tableoid, oid, relname, relnamespace, reltype, reloftype, relowner,
  relam, relfilenode, reltablespace, 0 AS relpages, (-1)::pg_catalog.float4 AS reltuples,
- 0 AS relallvisible, 0 AS relallfrozen, reltoastrelid, relhasindex, relisshared, relpersistence, relkind, relnatts,
- relchecks, relhasrules, relhastriggers, relhassubclass, relrowsecurity, relforcerowsecurity,
- relispopulated, relreplident, relispartition, relrewrite, relfrozenxid, relminmxid, relacl,
- reloptions, relpartbound FROM pg_catalog.pg_class)"""
+ 0 AS relallvisible, 0 AS relallfrozen, reltoastrelid, relhasindex, relisshared, relpersistence,
+ relkind, relnatts, relchecks, relhasrules, relhastriggers, relhassubclass, relrowsecurity,
+ relforcerowsecurity, relispopulated, relreplident, relispartition, relrewrite, relfrozenxid,
+ relminmxid, relacl, reloptions, relpartbound FROM pg_catalog.pg_class)"""
 
 MASKS: Final[dict[str, bytes]] = {
     "pg_class": _CLASS.replace(b"\n", b""),
@@ -36,21 +36,31 @@ MASKS: Final[dict[str, bytes]] = {
 }
 """What takes the place of a relation of pg_catalog: a sub-select without a name."""
 
-# pg_dump wants a role for every owner that it meets, also of what it leaves out. psql's \\du leaves
+# pg_dump wants a role for every owner that it meets, also of what it leaves out. psql's \du leaves
 # out what begins with pg_.
 _ROLES: Final = b"""(SELECT CASE WHEN pg_catalog.pg_has_role(oid, 'MEMBER'::pg_catalog.text)
+ OR NOT pg_catalog.starts_with(rolname::pg_catalog.text, 'tenantry'::pg_catalog.text)
  THEN rolname ELSE pg_catalog.concat('pg_other_', oid)::pg_catalog.name END AS rolname,
  rolsuper, rolinherit, rolcreaterole, rolcreatedb, rolcanlogin, rolreplication, rolconnlimit,
  rolpassword, rolvaliduntil, rolbypassrls, NULL::pg_catalog.text[] AS rolconfig, oid
  FROM pg_catalog.pg_roles)"""
 
-MASKS_OF_SCHEMAS: Final[dict[str, bytes]] = MASKS | {"pg_roles": _ROLES.replace(b"\n", b"")}
+MASKS_OF_SCHEMAS: Final[dict[str, bytes]] = MASKS | {
+    "pg_roles": _ROLES.replace(b"\n", b""),
+    "pg_foreign_server": b"(SELECT tableoid, * FROM pg_catalog.pg_foreign_server"
+    b" WHERE pg_catalog.pg_has_role(srvowner" + _MEMBER,
+    "pg_largeobject_metadata": b"(SELECT tableoid, * FROM pg_catalog.pg_largeobject_metadata"
+    b" WHERE pg_catalog.pg_has_role(lomowner" + _MEMBER,
+    # Only superusers may read how it connects.
+    "pg_subscription": b"(SELECT oid, subdbid, subname, subowner FROM pg_catalog.pg_subscription"
+    b" WHERE pg_catalog.pg_has_role(subowner" + _MEMBER,
+}
 """The same for tenants with a schema of their own, who can dump it."""
 
 
-def is_masked(schema: str, name: str) -> bool:
+def is_masked(schema: str, name: str, *, row: bool = True) -> bool:
     """Whether `mask` puts a sub-select in place of this relation; "" for no schema."""
-    return name in MASKS and schema in ("", "pg_catalog")
+    return name in (MASKS if row else MASKS_OF_SCHEMAS) and schema in ("", "pg_catalog")
 
 
 def mask(
@@ -63,6 +73,7 @@ def mask(
 
     Raises NotSupported where a catalog stands otherwise than by its name in FROM.
     """
+    masks = MASKS if row else MASKS_OF_SCHEMAS
     found: list[tuple[dict[str, Any], bool]] = []
     columns: list[int] = []  # where pg_catalog.pg_class.… stands
     queries: set[str] = set()
@@ -76,13 +87,13 @@ def mask(
         if "ctename" in value:
             queries.add(value["ctename"])
         if "relname" in value and "relpersistence" in value:
-            if is_masked(value.get("schemaname", ""), value["relname"]):
+            if is_masked(value.get("schemaname", ""), value["relname"], row=row):
                 found.append((value, in_from))
             continue
         for name, child in value.items():
             if name == "lockingClause" or not isinstance(child, (dict, list)):
                 continue
-            if name == "ColumnRef" and isinstance(child, dict) and _qualified(child):
+            if name == "ColumnRef" and isinstance(child, dict) and _qualified(child, masks):
                 columns.append(child.get("location", 0))
             # A join's condition, a function's arguments and a sub-select are not items of FROM.
             item = name in ("RangeVar", "JoinExpr", "larg", "rarg") and in_from
@@ -91,7 +102,6 @@ def mask(
     if not found:
         return []
     lexed = [(kind, at + start, to + start) for kind, at, to in tokens(text[start:end]) or []]
-    masks = MASKS if row else MASKS_OF_SCHEMAS
     edits = [_edit(node, in_from, queries, text, lexed, masks) for node, in_from in found]
     at = {token[1]: index for index, token in enumerate(lexed)}
     for location in columns:
@@ -103,10 +113,10 @@ def mask(
     return sorted(edits, key=lambda edit: edit.start)
 
 
-def _qualified(node: dict[str, Any]) -> bool:
+def _qualified(node: dict[str, Any], masks: dict[str, bytes]) -> bool:
     """Whether a column is written as pg_catalog.pg_class.relname."""
     words = [each["String"].get("sval", "") for each in node["fields"] if "String" in each]
-    return len(node["fields"]) == 3 and words[:1] == ["pg_catalog"] and words[1] in MASKS
+    return len(node["fields"]) == 3 and words[:1] == ["pg_catalog"] and words[1] in masks
 
 
 def _edit(

@@ -102,10 +102,17 @@ def insert(rewriter: Rewriter, node: Node, scope: Scope) -> None:
     if conflict is not None:
         text.halts.add(text.at(conflict["location"]))
         _conflict_target(rewriter, relation, conflict)
+    if conflict is not None and conflict.get("action") != "ONCONFLICT_UPDATE":
+        conflict = None
     if not rewriter.on:
+        if conflict is not None and "whereClause" in conflict:
+            # PostgreSQL asks this of the row in the way before row-level security has seen it, so
+            # that an error in it tells what the row holds.
+            _in_the_way(rewriter, relation, target, conflict)
         return
-    if conflict is not None and conflict.get("action") == "ONCONFLICT_UPDATE":
-        _conflict(rewriter, relation, target, conflict)
+    if conflict is not None:
+        assign(rewriter, relation, conflict["targetList"])
+        _in_the_way(rewriter, relation, target, conflict)
     _, last = rewriter.bounds(target)
     index = rewriter.alias_end(last, target) + 1
     if "selectStmt" not in node:
@@ -250,11 +257,10 @@ def _conflict_target(rewriter: Rewriter, relation: Relation, node: Node) -> None
     rewriter.splice.insert(text.ends[last - 1], INNER, b", " + quote(relation.column))
 
 
-def _conflict(rewriter: Rewriter, relation: Relation, target: Node, node: Node) -> None:
+def _in_the_way(rewriter: Rewriter, relation: Relation, target: Node, node: Node) -> None:
     """ON CONFLICT DO UPDATE: the row that is in the way has to be the tenant's."""
     text = rewriter.text
     index = text.forward(text.at(node["location"]) + 1, frozenset([b"do"]))
     begin = text.expect(text.expect(text.expect(index, b"do"), b"update"), b"set")
-    assign(rewriter, relation, node["targetList"])
     found = rewriter.predicate(relation, reference(target))
     rewriter.conjoin(begin, "whereClause" in node, [found])

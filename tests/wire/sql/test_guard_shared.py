@@ -97,7 +97,7 @@ def test_facts_are_shared_by_tenants_of_different_schemas() -> None:
             "SET ROLE postgres",
             "RESET ROLE",
             "SET SESSION AUTHORIZATION x",
-            "SET row_security = off",
+            "SELECT set_config(name, 'view', false) FROM pg_settings",
         ),
         *("SELECT set_config('role', 'x', true)", "SET backtrace_functions = 'tenantry_61636d65'"),
         *("RESET backtrace_functions", "PREPARE TRANSACTION 'x'", "COMMIT PREPARED 'x'"),
@@ -110,6 +110,29 @@ def test_facts_are_shared_by_tenants_of_different_schemas() -> None:
 def test_what_nobody_may_set_beside_others(sql: str) -> None:
     assert ask(schema_guard(), sql).refusal is not None
     assert ask(row_guard(), sql).refusal is not None
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SET row_security = off",
+        "SELECT set_config(name, 'view, foreign-table', false) FROM pg_settings "
+        "WHERE name = 'restrict_nonsystem_relation_kind'",
+        "SELECT tableoid, oid, srvname FROM pg_foreign_server",
+        "SELECT count(*) FROM pg_subscription WHERE subdbid = 5",
+        "SELECT oid, lomowner FROM pg_largeobject_metadata",
+    ],
+)
+def test_what_pg_dump_asks_of_a_schema_of_ones_own(sql: str) -> None:
+    assert ask(schema_guard(), sql).refusal is None
+    assert ask(row_guard(), sql).refusal is not None
+
+
+def test_roles_of_others_have_no_names() -> None:
+    sql = "SELECT oid, rolname FROM pg_catalog.pg_roles ORDER BY 1"
+    assert b"pg_other_" in forwarded(schema_guard(), sql)
+    assert b"pg_has_role" in forwarded(row_guard(), sql)
+    assert b"pg_other_" not in forwarded(row_guard(), sql)
 
 
 @pytest.mark.parametrize("make", [schema_guard, row_guard])
