@@ -58,7 +58,7 @@ IN_WORK_MAX: Final = 64
 
 WORKER: Final = "worker"
 SUPERVISOR: Final = "supervisor"
-READS: Final = ("look", "stats", "state", "paused")
+READS: Final = ("look", "stats", "state", "paused", "health")
 Row = dict[str, Any]
 
 

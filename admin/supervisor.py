@@ -197,6 +197,10 @@ class Supervisor:
         await self._calls.start()
 
     async def _called(self, call: Call, principal: Principal) -> list[Row]:
+        if call.do == "health" and self._control is not None:
+            provisioner = self._control.provisioner
+            reasons = {} if provisioner is None else dict(provisioner.reasons)
+            return [{**self._control.health(), "reasons": reasons}]
         if call.do != "reload":
             raise NotSupported(f"a supervisor cannot {call.do}")
         log.info("%s asks for a reload", principal.name)

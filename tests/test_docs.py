@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from admin.cli import parser
 from admin.config import load
-from admin.engine_nats import nats_server_binary
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted(
@@ -21,6 +19,7 @@ EXAMPLES = sorted([*(ROOT / "docs").glob("*.toml"), *(ROOT / "admin").glob("*.to
 ENVIRONMENT = {
     "ACME_PASSWORD": "a",
     "WIDGETCO_PASSWORD": "w",
+    "NATS_PASSWORD": "n",
     "POSTGRES_PASSWORD": "p",
     "TENANTRY_DB_PASSWORD": "t",
 }
@@ -110,14 +109,3 @@ def test_make_targets_named_are_there() -> None:
     for path in DOCUMENTS:
         for target in re.findall(r"(?:^    |`)make ([a-z-]+)", path.read_text(), re.MULTILINE):
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{path.name}: make {target}"
-
-
-def test_the_composed_nats_syncs_always(tmp_path: Path) -> None:
-    text = (ROOT / "docker-compose.yml").read_text()
-    found = re.search(r"content: \|\n((?:      .*\n)+)", text)
-    assert found is not None
-    (tmp_path / "nats.conf").write_text(re.sub(r"^      ", "", found[1], flags=re.MULTILINE))
-    command = [str(nats_server_binary()), "-t", "-c", str(tmp_path / "nats.conf")]
-    checked = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert checked.returncode == 0, checked.stderr
-    assert "sync_interval: always" in found[1]

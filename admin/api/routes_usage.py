@@ -12,8 +12,8 @@ from admin.api.access import Behind, Overseer, TenantOf
 from admin.api.commands import caught_up, json
 from admin.api.described import answers, table
 from admin.api.limits import PAGE, PAGE_MAX
-from admin.api.prometheus import exposition
 from admin.api.routes_tenants import paged
+from admin.metrics import CONTENT_TYPE
 
 router = APIRouter(tags=["usage"], dependencies=[Depends(caught_up)])
 
@@ -136,7 +136,7 @@ async def metrics(
     format: Annotated[Literal["json", "prometheus"] | None, Query()] = None,
 ) -> Response:
     if format == "prometheus" or (format is None and _wants_text(request)):
-        return await exposition(backend, request.headers.get("accept", ""))
+        return Response(await backend.control.metrics_page(), media_type=CONTENT_TYPE)
     number = [_Counted(id) for id in backend.ids()]
     now = backend.now()
     return json(

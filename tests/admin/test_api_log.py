@@ -108,10 +108,12 @@ def test_events_are_heard_as_they_come(nats_server: Nats) -> None:
         async with office.client.stream("GET", "/events", headers=SSE, params=only) as stream:
             heard = Listener(stream.aiter_lines())
             assert [(await heard.next())[0] for _ in range(4)] == [2, 4, 6, 8]
-        async with office.as_role("tenant-admin", "acme") as admin:
-            async with admin.stream("GET", "/events?after=0", headers=SSE) as stream:
-                heard = Listener(stream.aiter_lines())
-                assert {(await heard.next())[1]["id"] for _ in range(5)} == {"acme"}
+        async with (
+            office.as_role("tenant-admin", "acme") as admin,
+            admin.stream("GET", "/events?after=0", headers=SSE) as stream,
+        ):
+            heard = Listener(stream.aiter_lines())
+            assert {(await heard.next())[1]["id"] for _ in range(5)} == {"acme"}
         async with asyncio.timeout(10):
             while office.backend.streams:
                 await asyncio.sleep(0.01)
@@ -123,13 +125,15 @@ def test_a_stream_ends_with_its_token(nats_server: Nats) -> None:
     async def test(office: Office) -> None:
         body = {"name": "eve", "role": "viewer"}
         made = (await office.ask("POST", "/tokens", body)).json()
-        async with office.as_token(made["token"]) as eve:
-            async with eve.stream("GET", "/events?after=0", headers=SSE) as stream:
-                lines = stream.aiter_lines()
-                assert (await Listener(lines).next())[0] == 1
-                await office.ask("DELETE", f"/tokens/{made['jti']}")
-                async with asyncio.timeout(10):
-                    rest = [line async for line in lines]
+        async with (
+            office.as_token(made["token"]) as eve,
+            eve.stream("GET", "/events?after=0", headers=SSE) as stream,
+        ):
+            lines = stream.aiter_lines()
+            assert (await Listener(lines).next())[0] == 1
+            await office.ask("DELETE", f"/tokens/{made['jti']}")
+            async with asyncio.timeout(10):
+                rest = [line async for line in lines]
         assert not any("TokenRevoked" in line for line in rest)
 
     in_office(nats_server, test)

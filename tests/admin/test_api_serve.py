@@ -46,6 +46,12 @@ TENANT_E = {
 }  # fmt: skip
 LIMITS = {"max_connections": 100, "qps_limit": 2000}
 
+# What Prometheus sends.
+SCRAPER = (
+    "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+)
+
 
 class Api:
     """The admin API of a proxy, and a token."""
@@ -245,6 +251,16 @@ def test_each_request_is_in_the_audit(api: Api) -> None:
 
     until(told, "to be in the audit", lambda: api.http.get("/audit").text)
     assert api.http.get("/audit/verify").json()["whole"] is True
+
+
+def test_prometheus_reads_the_same_page(api: Api) -> None:
+    for ask in ({"params": {"format": "prometheus"}}, {"headers": {"Accept": SCRAPER}}):
+        answer = api.http.get("/metrics", **ask)
+        assert answer.headers["content-type"].startswith("text/plain")
+        assert "_tenant_requests_total" in answer.text
+    for accepted in ("*/*", "application/json, text/plain", "text/html, */*;q=0.8"):
+        answer = api.http.get("/metrics", headers={"Accept": accepted})
+        assert answer.headers["content-type"] == "application/json"
 
 
 def test_it_is_ready_and_says_so(api: Api) -> None:

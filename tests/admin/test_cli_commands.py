@@ -128,7 +128,13 @@ def test_tokens_are_made_used_and_revoked(proxy: Proxy) -> None:
         run(proxy, "tokens", "create", "--role", "viewer", *wrong, code=2)
     run(proxy, "operators", "put", "ann", "--role", "viewer")
     assert answer(proxy, "operators", "list") == [
-        {"name": "ann", "role": "viewer", "disabled": False}
+        {
+            "name": "ann",
+            "tenants": [],
+            "role": "viewer",
+            "disabled": False,
+            "sql": False,
+        }
     ]
     run(proxy, "operators", "delete", "ann")
 

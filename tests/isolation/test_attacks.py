@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import psycopg
 import pytest
 from support.attack_client import WAYS
-from support.attack_house import Combination, house, swapped
+from support.attack_house import ME, OTHER, Combination, house
 from support.attacks import Attack, load
 from support.engines import Postgres
 from support.provisioning import lone_postgres
@@ -78,8 +79,27 @@ def test_the_corpus_is_in_order() -> None:
 
 
 def test_what_remains_is_named_in_the_documentation() -> None:
-    told = SECURITY.read_text().lower()
+    told = " ".join(SECURITY.read_text().lower().split())
     assert [a.name for a in CORPUS.attacks if a.residual and a.residual.lower() not in told] == []
+
+
+def test_an_accepted_key_makes_others_wait_and_tells_nothing_else(lone_postgres: Postgres) -> None:
+    """The one lock on another's row that remains: docs/security.md names it."""
+    taking = (
+        "INSERT INTO codes (code) VALUES ('guessed') ON CONFLICT (code) DO UPDATE SET note = 'x'"
+    )
+    with (
+        house(lone_postgres, Combination("row", still=True)) as made,
+        made.made.connect(ME) as attacker,
+        made.made.connect(OTHER) as victim,
+    ):
+        attacker.execute("BEGIN")
+        assert attacker.execute(f"{taking} RETURNING note").fetchall() == []
+        victim.execute("SET lock_timeout = '50ms'")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            victim.execute("UPDATE codes SET note = note WHERE code = 'guessed'")
+        attacker.execute("ROLLBACK")
+        victim.execute("UPDATE codes SET note = note WHERE code = 'guessed'")
 
 
 @pytest.mark.parametrize("combination", ORDINARY, ids=str)
@@ -109,3 +129,24 @@ def test_attacks_succeed_where_nothing_protects(lone_postgres: Postgres) -> None
     assert won.total() >= OPENED_MIN, won
     for family in ("predicates", "shapes", "writes", "copy", "errors", "statements"):
         assert won[family] > 0, family
+
+
+@pytest.mark.parametrize("enforcement", ["both", "seal", "rewrite"])
+def test_answers_do_not_depend_on_others_rows(lone_postgres: Postgres, enforcement: str) -> None:
+    """Each attack in two worlds that differ in the victim's rows only: by no error, no count and no
+    plan may the attacker know in which it is."""
+    attacks = [each for each in CORPUS.attacks if comparable(each)]
+    with house(lone_postgres, Combination("row", enforcement, still=True)) as made:
+        before = [made.answer(each) for each in attacks]
+        made.swap()
+        after = [made.answer(each) for each in attacks]
+    told = [
+        (attack.name, one, other)
+        for attack, one, other in zip(attacks, before, after, strict=True)
+        if one != other
+    ]
+    assert told == []
+
+
+def comparable(attack: Attack) -> bool:
+    return not (attack.noisy or attack.residual or attack.call)

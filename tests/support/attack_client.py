@@ -127,6 +127,7 @@ class Attacker:
         """The connection has ended: it must have been told why."""
         last = self._heard
         self.gone = True
+        self.raw.close()
         if b"FATAL" not in last:
             self.complaints.append(f"the connection ended without a word: {last[-200:]!r}")
         return last
@@ -177,5 +178,3 @@ def _query(sql: str) -> bytes:
 
 def _parse(name: str, sql: str) -> bytes:
     return packet("P", name.encode() + b"\0" + _raw_text(sql) + b"\0" + struct.pack("!h", 0))
-
-

@@ -82,3 +82,14 @@ FILL: Final = {
         " FROM generate_series(1, 7) i",
     ),
 }
+
+# What the victim has instead, in another world: other rows, and more.
+SWAPPED: Final = (
+    "INSERT INTO customers SELECT 'vexillum', i, 'other ' || i, 'b' || i"
+    " FROM generate_series(11, 30) i",
+    "INSERT INTO orders SELECT 'vexillum', i, i, i, '7', '2001-01-01', NULL, NULL"
+    " FROM generate_series(11, 30) i",
+    "INSERT INTO items SELECT 'vexillum', i, i, 'other' FROM generate_series(11, 30) i",
+    "INSERT INTO codes SELECT 'vexillum', 'other' || i, '7' FROM generate_series(11, 30) i",
+    "INSERT INTO history SELECT 'vexillum', i, '7' FROM generate_series(11, 30) i",
+)

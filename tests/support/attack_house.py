@@ -19,13 +19,28 @@ from typing import Any, Final
 
 import psycopg
 from support.attack_client import Attacker, Login
-from support.attack_data import CLEAR, FILL, SHARED_FUNCTION, TABLE_NAMES, TABLES, TENANT_TABLES
+from support.attack_data import (
+    CLEAR,
+    FILL,
+    SHARED_FUNCTION,
+    SWAPPED,
+    TABLE_NAMES,
+    TABLES,
+    TENANT_TABLES,
+)
 from support.attacks import Attack, filled
 from support.engines import Postgres
 from support.estate import PASSWORD, USER, Estate, estate, protect, tenant
 from support.provisioning import VAULT, login
+from support.transcript import messages
 
-from admin.provision_names import SEAL_ROLE, group_role, row_role, row_role_purpose, seal_key_purpose
+from admin.provision_names import (
+    SEAL_ROLE,
+    group_role,
+    row_role,
+    row_role_purpose,
+    seal_key_purpose,
+)
 from events.model import Tenant
 from events.secrets import tenant_purpose
 from wire.sql.seal import token
@@ -54,6 +69,7 @@ def _encodings(word: str) -> list[bytes]:
 _ROWS: Final = [*_encodings(IN_ROWS), b"77000", b"7777.7", b"1977-07-07", b"77777777-7777"]
 _BESIDE: Final = _encodings(BESIDE)
 # The server's answer to its own query is not sought for in the text of the query.
+_WORD: Final = re.compile(rb"[\w.@-]+")
 _NAME: Final = OTHER.encode()
 
 
@@ -63,6 +79,7 @@ class Combination:
 
     direct  the attacker is past the proxy: only the database is left
     opened  nothing is left, so that attacks must succeed
+    still   the victim holds nothing open
     """
 
     strategy: str
@@ -71,6 +88,7 @@ class Combination:
     mode: str = "transaction"
     direct: bool = False
     opened: bool = False
+    still: bool = False
 
     def __str__(self) -> str:
         words = [self.strategy]
@@ -83,6 +101,11 @@ class Combination:
     def rows_only(self) -> bool:
         """With one layer off, it is the rows that the other must protect."""
         return self.direct or self.opened or self.enforcement != "both"
+
+    @property
+    def idle(self) -> bool:
+        """Whether the victim has no transaction open: others' locks would wait for it."""
+        return self.rows_only or self.still
 
 
 def tenants(combination: Combination) -> list[Tenant]:
@@ -137,10 +160,10 @@ class House:
         self.before, self.mine = self._victims(), self._attackers()
 
     def _begin(self) -> None:
-        if not self.combination.rows_only:
+        if not self.combination.idle:
             self.busy.execute("BEGIN")
         self.busy.execute("UPDATE orders SET extra = extra WHERE id = 7700005")
-        if not self.combination.rows_only:
+        if not self.combination.idle:
             self.busy.execute(
                 f"DECLARE {BESIDE}_cursor CURSOR FOR SELECT id FROM orders ORDER BY id"
             )
@@ -153,20 +176,26 @@ class House:
     def _places(self) -> None:
         made = self.made.tenants[OTHER]
         assert made.provisioned is not None
-        real = self.admins[OTHER].execute(
-            "SELECT pid FROM pg_stat_activity WHERE query LIKE %s AND pid <> pg_backend_pid()",
-            (f"%{BESIDE} in the text%",),
-        ).fetchone()
+        real = (
+            self.admins[OTHER]
+            .execute(
+                "SELECT pid FROM pg_stat_activity WHERE query LIKE %s AND pid <> pg_backend_pid()",
+                (f"%{BESIDE} in the text%",),
+            )
+            .fetchone()
+        )
         assert real is not None, "the victim's open transaction"
         self.victim_pid = int(real[0])
         schema = {"row": "public", "schema": OTHER}.get(self.combination.strategy, "public")
         key = VAULT.derive(seal_key_purpose(made.database))
-        large = self.admins[OTHER].execute(
-            f"SELECT lo_from_bytea(0, '{IN_ROWS} in a large object')"
-        ).fetchone()
+        large = (
+            self.admins[OTHER]
+            .execute(f"SELECT lo_from_bytea(0, '{IN_ROWS} in a large object')")
+            .fetchone()
+        )
         assert large is not None
         self.admins[OTHER].execute(
-            f"ALTER LARGE OBJECT {large[0]} OWNER TO \"{made.provisioned.role}\""
+            f'ALTER LARGE OBJECT {large[0]} OWNER TO "{made.provisioned.role}"'
         )
         self.places = {
             "me": f"'{ME}'",
@@ -231,16 +260,23 @@ class House:
         found += self._watch()
         heard += self.attacker.rest()
         found += self.attacker.complaints
-        found += [] if self._excused(attack) else self._told(heard, sent)
+        told = self._told(heard, sent)
+        if self._excused(attack):
+            told = [each for each in told if each.startswith("row") and not self._past(attack)]
+        found += told
         self.heard = heard
         self.attacker.renew()
         return [f"{self.combination}: {attack.name}: {each}" for each in found]
 
     def _excused(self, attack: Attack) -> bool:
         strategies = attack.excused or ("row", "schema", "database", "branch")
-        if self.combination.direct and "direct" in attack.excused:
-            return True
-        return bool(attack.residual) and self.combination.strategy in strategies
+        return self._past(attack) or (
+            bool(attack.residual) and self.combination.strategy in strategies
+        )
+
+    def _past(self, attack: Attack) -> bool:
+        """Whether even a row may show, because nothing but PostgreSQL is left."""
+        return self.combination.direct and "direct" in attack.excused
 
     def _oid(self, signature: str) -> int:
         row = self.admins[ME].execute("SELECT to_regprocedure(%s)::oid::int", (signature,))
@@ -267,7 +303,10 @@ class House:
         now = self._victims()
         if now != self.before:
             found.append(f"the victim's things have changed: {differing(self.before, now)}")
-            self.before = now
+            if self.combination.opened:
+                self.admins[ME].execute("DELETE FROM codes")
+                self._refill(OTHER)
+            self.before = self._victims()
         if self.combination.rows_only:
             found += self._owners()
         else:
@@ -296,9 +335,36 @@ class House:
             found.append(f"the victim was disturbed: {error!r}")
         return found
 
+    # --- another world ----------------------------------------------------------------------------
+
+    def swap(self) -> None:
+        """The victim gets other rows, and more of them."""
+        admin = self.admins[OTHER]
+        for name in reversed(TENANT_TABLES):
+            admin.execute(f"DELETE FROM {name} WHERE tenant_id = '{OTHER}'")
+        for statement in SWAPPED:
+            admin.execute(statement)
+        self.before = self._victims()
+
+    def answer(self, attack: Attack) -> list[Any]:
+        """What a client hears, in a form that is the same whenever it means the same."""
+        self.admins[ME].execute("ALTER SEQUENCE items_id_seq RESTART WITH 1000")
+        texts = attack.texts(self.places)
+        values = tuple(filled(each, self.places).strip("'").encode() for each in attack.values)
+        way = "extended" if values else "simple"
+        data = attack.data.encode()
+        heard = self.attacker.run(way, texts, values, data, lambda: None)
+        self.attacker.renew()
+        if self._attackers() != self.mine:
+            self._restore()
+        said = messages(heard)
+        # The order of rows is PostgreSQL's own affair.
+        words = [word for kind, body in said if kind in "Dd" for word in _WORD.findall(body)]
+        return [*(each for each in said if each[0] not in "Dd"), sorted(words)]
+
     def close(self) -> list[str]:
         """The end of all: what only shows then."""
-        if self.combination.rows_only:
+        if self.combination.idle:
             return []
         found: list[str] = []
         try:
@@ -375,11 +441,15 @@ class House:
             with login(self.made.server, one, one.provisioned) as own:
                 _fill_place(own, (ME,))
         else:
-            for name in reversed(TENANT_TABLES):
-                admin.execute(f"DELETE FROM {name} WHERE tenant_id = '{ME}'")
-            for statement in FILL[ME]:
-                admin.execute(statement)
+            self._refill(ME)
         self.mine = self._attackers()
+
+    def _refill(self, whose: str) -> None:
+        admin = self.admins[whose]
+        for name in reversed(TENANT_TABLES):
+            admin.execute(f"DELETE FROM {name} WHERE tenant_id = '{whose}'")
+        for statement in FILL[whose]:
+            admin.execute(statement)
 
 
 def canaries(heard: bytes) -> list[tuple[bytes, str]]:

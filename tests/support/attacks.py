@@ -21,7 +21,19 @@ FILE: Final = Path(__file__).resolve().parent.parent / "isolation" / "attacks.to
 GAINS: Final = frozenset(["rows", "change", "tells", "disturbs", "becomes", "code"])
 _PLACE: Final = re.compile(r"%(?:x([0-9a-f]{2})|([a-z]{2,})|(\d+)\*([^%]+))%")
 _KEYS: Final = frozenset(
-    ["name", "idea", "sql", "gain", "residual", "data", "values", "call", "noisy", "only", "excused"]
+    [
+        "name",
+        "idea",
+        "sql",
+        "gain",
+        "residual",
+        "data",
+        "values",
+        "call",
+        "noisy",
+        "only",
+        "excused",
+    ]
 )
 
 

@@ -198,8 +198,9 @@ def _phrase(sql: bytes, found: Lexed, at: int, word: bytes) -> tuple[int, bytes]
     if word in _CLAUSED:
         return (1, b'"' + word + b'"') if words(sql, found, at + 1, b"(") else (0, b"")
     if word == b"values":
-        # WITH … VALUES (…), (…): as expressions.
-        return (1, b"select") if _ends_with(sql, found, at) else (0, b"")
+        # Of no INSERT: WITH … VALUES (…), (…), or (VALUES (…) UNION …). As expressions.
+        query = words(sql, found, at - 1, b"(") or _ends_with(sql, found, at)
+        return (1, b"select") if query else (0, b"")
     if word == b"lateral":
         # It changes which columns are seen, never which relations.
         return (1, b"") if words(sql, found, at + 1, b"(") else (0, b"")

@@ -143,7 +143,7 @@ def keeping(connection: sa.Connection) -> list[Any]:
         seen.append(account.version)
         for wrong in (
             Account(name="a4", kind=Kind.ASSET, currency="EUR"),
-            Account(name="b", kind=Kind.ASSET, currency="XXX"),
+            Account(name="b", kind=Kind.ASSET, currency="ZZZ"),
             Entry(account_id=account.id, day=datetime.date(2024, 1, 1), amount=Decimal(0)),
         ):
             try:

@@ -241,3 +241,4 @@ with x as materialized (select a from t) insert into u (a) values (1), (2)
 select a from t as x tablesample bernoulli (100) repeatable (3) join u tablesample system (50) on t.j ? 'b'
 with x as (select a from t where j @? '$.a') values (1)
 select 1 from (lateral (select a from t) as d (x) right join u on d.x = u.x), lateral (select b from v where v.x = u.x) w, lateral f(u.x)
+select 1 from (values (true) except all (select a from t)) as x (y), u where u.j ? 'b' and u.k in (values (1), ((select b from v)))
