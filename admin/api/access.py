@@ -83,14 +83,15 @@ async def caller(
 
 
 def _checked(backend: Backend, token: str, address: str) -> Principal:
-    wait = backend.failures.wait(address)
-    if wait:
-        raise Problem("busy", "too many tokens that are not good", retry_after=wait)
+    """Tokens cannot be guessed, so nobody is locked out for what others of an address try; but who
+    only tries is slowed down."""
     try:
         return backend.control.service.checker.check(token, address=address)
     except TokenRefused as refused:
-        backend.failures.take(address)
         backend.note_login(address, refused.reason)
+        wait = backend.failures.take(address)
+        if wait:
+            raise Problem("busy", "too many tokens that are not good", retry_after=wait) from None
         raise unauthenticated(str(refused)) from None
 
 

@@ -10,7 +10,7 @@ from fastapi import Depends, Header, Query, Request
 from pydantic import ValidationError
 from starlette.responses import Response
 
-from admin.api.access import Anybody, Behind
+from admin.api.access import Anybody, Behind, forbidden
 from admin.api.bodies import JSON
 from admin.api.problems import Problem
 from events.answer import Answer
@@ -50,6 +50,10 @@ class Order:
             Header(max_length=200, description="Only if this is its ETag still; else 412."),
         ] = None,
     ) -> None:
+        if who.principal.role == "viewer":
+            # Before the body is read and passwords are worked on. All others are judged by
+            # events.operators, with the command at hand.
+            raise forbidden(backend, who, "a change")
         self.backend = backend
         self.who = who
         self.dry_run = dry_run

@@ -69,7 +69,7 @@ class Rate:
 @dataclass(frozen=True, slots=True)
 class Rates:
     """`address` counts every request, `token` those that were let in, `failures` (by address) those
-    whose token was not good: guessing is slow long before work is."""
+    whose token was not good."""
 
     address: Rate = Rate(200, 400)
     token: Rate = Rate(100, 200)
@@ -94,11 +94,6 @@ class Buckets:
         if len(self._levels) > BUCKETS_MAX:
             self._levels.popitem(last=False)
         return 0.0
-
-    def wait(self, name: str) -> float:
-        """As `take`, but nothing is taken."""
-        level = self._level(name)
-        return 0.0 if level >= 1 else (1 - level) / self._rate.per_second
 
     def _level(self, name: str) -> float:
         level, since = self._levels.get(name, (self._rate.burst, self._clock()))

@@ -225,9 +225,9 @@ def test_guessing_tokens_is_slow(nats_server: Nats) -> None:
             answers = [await guesser.get("/tenants") for _ in range(5)]
         assert [each.status_code for each in answers] == [401, 401, 401, 429, 429]
         assert int(answers[-1].headers["retry-after"]) >= 1
-        assert [note["kind"] for note in office.notes.taken] == [LOGIN_FAILED] * 3
-        # Whoever has a good token is refused as well until then: who it is, is not known before.
-        assert (await office.ask("GET", "/healthz")).status_code == 200
+        assert {note["kind"] for note in office.notes.taken} == {LOGIN_FAILED}
+        # Whoever has a good token is not locked out by those who have none.
+        assert (await office.ask("GET", "/tenants")).status_code == 200
 
     in_office(nats_server, test, rates=Rates(FAST, FAST, Rate(0.1, 3)))
 
@@ -258,7 +258,6 @@ def test_a_bucket_fills_again() -> None:
     assert buckets.take("a") == 0.5
     assert buckets.take("b") == 0.0
     now[0] = 0.5
-    assert buckets.wait("a") == 0.0
     assert buckets.take("a") == 0.0
     assert buckets.take("a") == 0.5
 

@@ -55,7 +55,9 @@ def test_a_certificate_speaks_for_an_operator_of_the_log(nats_server: Nats, tmp_
             assert (await nobody.get("/tenants")).status_code == 401
         async with client(office, authority, stranger.issue("bob")) as forged:
             # Refused in the handshake, which some clients only hear of when they read.
-            with contextlib.suppress(httpx.ReadError, httpx.ConnectError, httpx.RemoteProtocolError):
+            with contextlib.suppress(
+                httpx.ReadError, httpx.ConnectError, httpx.RemoteProtocolError
+            ):
                 assert (await forged.get("/tenants")).status_code == 401
 
     admin = {"cert_path": host.cert_path, "key_path": host.key_path, "ca_path": authority.ca_path}

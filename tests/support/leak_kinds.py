@@ -185,8 +185,8 @@ def excuse(kind: str, shows: str, found: object, *, same: bool) -> str:
     """The exception that allows a next client to find this; "" if none does."""
     for name, each in EXCEPTIONS.items():
         if kind in each.kinds and shows == each.shows and (same or not each.same_tenant):
-            values = set(found.values()) if isinstance(found, dict) else {found}
-            if each.values is None or values <= set(each.values):
+            values = list(found.values()) if isinstance(found, dict) else [found]
+            if each.values is None or all(value in each.values for value in values):
                 return name
     return ""
 
