@@ -13,11 +13,10 @@ import logging
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from actors.durations import check_duration
 from wire import errors as e
 from wire.ports import Pool
-from wire.postgres import protocol as p
 from wire.postgres.connect import Target, connect
-from wire.postgres.noting import refused
 from wire.tasks import spawn
 
 if TYPE_CHECKING:
@@ -32,8 +31,6 @@ MAX_WAITING: Final = 10_000
 MAX_AFFINITY_SCAN: Final = 8
 # The same on a shelf, where another tenant's server costs a hand-over (some 80 us).
 MAX_SHELF_SCAN: Final = 64
-# A query that does not end this long after it was cancelled loses its connection.
-CANCEL_GRACE_SECONDS: Final = 5.0
 # Later than anything on the monotonic clock.
 NEVER: Final = 1e18
 # Connections opened at a time, per tenant: PostgreSQL forks for each.
@@ -488,49 +485,3 @@ class TenantPool(Pool):
         shelf.pools.discard(self)
         while shelf.idle and not shelf.pools:
             self.drop(shelf.idle.pop())
-
-
-def check_duration(server: ServerConnection, now: float) -> None:
-    """Enforce the time limits of the tenant on one lent server."""
-    lease = server.lease
-    client = server.client
-    if lease is None or client is None:
-        return
-    in_block = server.status != p.IDLE or not server.synced
-    if server.outstanding() > 0:
-        if server.progress != server.progress_seen:
-            # A pipeline is not one long query: the time counts from the last one that ended.
-            server.progress_seen = server.progress
-            server.query_since = now
-        busy = now - server.query_since
-        limit = lease.max_query_seconds
-        if limit and busy > limit:
-            if not server.override and not server.muted:
-                error = e.TimedOut(
-                    f"query took longer than {limit:g} seconds",
-                    hint="The limit is rate_limits.max_query_duration.",
-                    limit="duration",
-                )
-                refused(client, error, server.sql)
-                server.cancel(error)
-            elif busy > limit + CANCEL_GRACE_SECONDS:
-                client.end(e.TimedOut(f"query took longer than {limit:g} seconds"))
-                return
-    elif in_block:
-        limit = lease.max_idle_in_transaction_seconds
-        if limit and now - server.idle_since > limit:
-            idle = e.IdleInTransaction(
-                "terminating connection due to idle-in-transaction timeout",
-                limit="idle_transaction",
-            )
-            refused(client, idle, b"")
-            client.end(idle)
-            return
-    if in_block:
-        limit = lease.max_transaction_seconds
-        if limit and now - server.transaction_since > limit:
-            late = e.TransactionTimedOut(
-                "terminating connection due to transaction timeout", limit="transaction"
-            )
-            refused(client, late, server.sql)
-            client.end(late)

@@ -1,6 +1,6 @@
 """The command line: `tenantry --help`. Errors are a sentence or two with what to do, never a trace.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or mistakes in the configuration file.
+Exit codes: `tenantry help exit-codes` (cli_operate.EXIT_CODES).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +17,7 @@ from admin import (
     cli_branches,
     cli_commands_args,
     cli_events_args,
+    cli_operate,
     cli_protect,
     cli_stats,
     cli_top,
@@ -58,13 +58,16 @@ While it runs:
   tenantry tenants list                    who there is
   tenantry tenants change acme rate_limits.qps_limit=200
   tenantry events list                     what changed, when, and by whom
+  tenantry top                             who uses what now
+  tenantry doctor                          what is wrong, and how to mend it
 
 Started again without a file, it serves what its data directory knows:
   tenantry serve
 """
 _END: Final = f"""\
 The data directory is {DATA_DIR}, unless --data-dir or ${DATA_DIR_VARIABLE} names another.
-`tenantry COMMAND --help` tells more of each command."""
+`tenantry COMMAND --help` tells more of each command, `tenantry help exit-codes` of what they
+answer to programs, `tenantry completion bash` makes a shell complete them."""
 
 
 # --- what may be written -----------------------------------------------------------------------
@@ -94,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
     cli_top.add_top_command(commands)
     cli_branches.add(commands)
     _engines(commands)
-    command(commands, "version", "print the version", _run_version, "tenantry version")
+    cli_operate.add(commands)
     return top
 
 
@@ -267,14 +270,6 @@ def _run_engines(given: argparse.Namespace) -> int:
     from admin.cli_engines import engines
 
     return engines(given.action, given.data_dir, as_json=given.json)
-
-
-def _run_version(_: argparse.Namespace) -> int:
-    try:
-        print(f"tenantry {metadata.version('tenantry')}")
-    except metadata.PackageNotFoundError:
-        print("tenantry (not installed)")
-    return 0
 
 
 # --- the entry point -----------------------------------------------------------------------------

@@ -67,8 +67,8 @@ def bash(found: list[Node]) -> str:
         '        case "$path $word" in',
     ]
     for node in found[1:]:
-        before = "".join(f" {word}" for word in node.words[:-1])
-        lines.append(f'            "{before} {node.words[-1]}") path="{before} {node.words[-1]}" ;;')
+        path = "".join(f" {word}" for word in node.words)
+        lines.append(f'            "{path}") path="{path}" ;;')
     lines += ["        esac", "    done", '    case "$path:$prev" in']
     for node in found:
         path = "".join(f" {word}" for word in node.words)
@@ -87,9 +87,7 @@ def bash(found: list[Node]) -> str:
         path = "".join(f" {word}" for word in node.words)
         words = " ".join([name for name, _ in node.below] + [name for name, _ in node.options])
         files = ' $(compgen -f -- "$cur")' if node.files else ""
-        lines.append(
-            f'        "{path}") COMPREPLY=($(compgen -W "{words}" -- "$cur"){files}) ;;'
-        )
+        lines.append(f'        "{path}") COMPREPLY=($(compgen -W "{words}" -- "$cur"){files}) ;;')
     lines += ["    esac", "}", "complete -o filenames -F _tenantry tenantry"]
     return "\n".join(lines)
 
@@ -111,7 +109,8 @@ def zsh(found: list[Node]) -> str:
         path = "".join(f" {word}" for word in node.words)
         entries = [_zsh_entry(name, about) for name, about in (*node.below, *node.options)]
         files = "; _files" if node.files else ""
-        lines.append(f'    "{path}") known=({" ".join(entries)}); _describe tenantry known{files} ;;')
+        known = " ".join(entries)
+        lines.append(f'    "{path}") known=({known}); _describe tenantry known{files} ;;')
     lines += [
         "  esac",
         "}",

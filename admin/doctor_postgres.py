@@ -42,7 +42,7 @@ async def postgres(found: Found, installation: Installation) -> AsyncIterator[Fi
             "SELECT name, setting FROM pg_catalog.pg_settings WHERE name = ANY(%s)",
             (list(SETTINGS),),
         )
-        settings = {name: value for name, value in await cursor.fetchall()}
+        settings: dict[str, str] = dict(await cursor.fetchall())
     for finding in (
         *_version(settings),
         *_connections(settings, found, installation),
@@ -107,7 +107,7 @@ def _transport(settings: Mapping[str, str], host: str, embedded: bool) -> Iterat
         yield Finding("warning", "postgres: ssl", f"no TLS to {host}", why, fix)
     else:
         yield ok("postgres: ssl", "on this machine" if local else "TLS is on")
-    if settings["password_encryption"] != "scram-sha-256":
+    if settings["password_encryption"] != "scram-sha-256":  # noqa: S105 - a setting's value
         why = "passwords set from now on are kept as md5, which can be guessed fast"
         fix = "ALTER SYSTEM SET password_encryption = 'scram-sha-256'; SELECT pg_reload_conf();"
         what = f"is {settings['password_encryption']}"

@@ -11,7 +11,9 @@ import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Final
 
 import orjson
@@ -19,7 +21,9 @@ import orjson
 from admin.cli_send import me
 from admin.cli_tables import print_table
 from admin.data_dir import DataDir
-from admin.engine_programs import programs_versions
+from admin.engine_nats import nats_server_binary
+from admin.engine_process import EngineError
+from admin.engine_programs import packaged_programs
 from admin.failure import FAILED, Failure
 from admin.find_log import connect_log
 from admin.node_calls import RELOAD_SECONDS, SUPERVISOR, Call, Caller, Gathered
@@ -32,10 +36,7 @@ PACKAGES: Final = (
     *("cryptography", "nats-py", "orjson", "postgast", "psycopg", "pydantic", "pykka"),
     *("PyJWT", "rich", "sqlglot", "uvloop", "fastapi", "opentelemetry-sdk"),
 )
-_HEAD: Final = (
-    *("TENANT", "ROLE", "CLIENTS", "WAITING", "LONGEST", "ACTIVE", "IDLE", "OPENING"),
-    *("MODE", "STATE"),
-)
+_HEAD: Final = ("TENANT", "CLIENTS", "WAITING", "LONGEST", "ACTIVE", "IDLE", "MODE", "STATE")
 
 
 async def ask(given: argparse.Namespace, call: Call, seconds: float = 2.0) -> Gathered:
@@ -66,8 +67,8 @@ async def pools(given: argparse.Namespace) -> int:
 def _line(row: dict[str, Any]) -> tuple[object, ...]:
     longest = f"{row['wait_us'] / 1e6:.2f} s" if row["cl_waiting"] else "-"
     return (
-        *(row["tenant"], row["user"], row["clients"], row["cl_waiting"], longest),
-        *(row["sv_active"], row["sv_idle"], row["sv_login"], row["pool_mode"]),
+        *(row["tenant"], row["clients"], row["cl_waiting"], longest),
+        *(row["sv_active"], row["sv_idle"], row["pool_mode"]),
         "paused" if row["paused"] else "",
     )
 
@@ -139,10 +140,17 @@ def versions() -> dict[str, str]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "openssl": ssl.OPENSSL_VERSION,
     }
-    for name, program in programs_versions().items():
-        found[name] = _program(program)
+    found["postgresql (built in)"] = _engine(lambda: packaged_programs() / "postgres")
+    found["nats-server (built in)"] = _engine(nats_server_binary)
     found.update({name: text for name in PACKAGES if (text := _package(name)) != "-"})
     return found
+
+
+def _engine(where: Callable[[], Path]) -> str:
+    try:
+        return _program(str(where()))
+    except EngineError:
+        return "(not installed)"
 
 
 def _package(name: str) -> str:

@@ -185,6 +185,12 @@ def answers(
     return {status: {"description": words, "content": {JSON: media}}, **PROBLEMS}
 
 
+def changed(schema: Schema, words: str = "It is so.") -> dict[int | str, dict[str, Any]]:
+    """`responses` of an endpoint that changes something: how it is now, or, of a dry run, what
+    would be stored."""
+    return answers({"anyOf": [schema, ANSWER]}, words=words)
+
+
 def _problem(words: str) -> dict[str, Any]:
     return {
         "description": words,

@@ -11,7 +11,7 @@ from admin.api.access import Behind, Overseer
 from admin.api.backend import Backend
 from admin.api.bodies import read_object
 from admin.api.commands import Order, Ordered, about, caught_up, done, etag, json, told_only
-from admin.api.described import answers, listed, table
+from admin.api.described import answers, changed, listed, table
 from admin.api.problems import Problem, missing
 from admin.api.shapes import settings_of
 from events.commands_model import (
@@ -91,7 +91,7 @@ async def get_tier(backend: Behind, who: Overseer, name: TierName) -> Response:
     openapi_extra=described.body(
         examples={"starter": {"rate_limits": {"requests_per_second": 1000}}}
     ),
-    responses=answers(_TIER),
+    responses=changed(_TIER),
 )
 async def put_tier(request: Request, order: Ordered, name: TierName) -> Response:
     settings = _shaped(order, await read_object(request))
@@ -105,7 +105,7 @@ async def put_tier(request: Request, order: Ordered, name: TierName) -> Response
     summary="Change some settings of the tier",
     description="A merge patch (RFC 7396).",
     openapi_extra=described.body(patch=True),
-    responses=answers(_TIER),
+    responses=changed(_TIER),
 )
 async def patch_tier(request: Request, order: Ordered, name: TierName) -> Response:
     patch = _shaped(order, await read_object(request))

@@ -11,7 +11,7 @@ from admin.api import described, shown
 from admin.api.access import Anybody, Behind, TenantOf
 from admin.api.bodies import read_object
 from admin.api.commands import Order, Ordered, about, caught_up, done, etag, json, told_only
-from admin.api.described import answers
+from admin.api.described import answers, changed
 from admin.api.limits import PAGE, PAGE_MAX
 from admin.api.problems import Problem
 from admin.api.shapes import Shaped, settings_of
@@ -158,7 +158,7 @@ def _tenant_now(
     "which stay.",
     openapi_extra=described.body(examples={"flat": described.NEW_TENANT_FLAT}),
     responses={
-        **answers(described.TENANT, words="It has these settings."),
+        **changed(described.TENANT, "It has these settings."),
         201: answers(described.TENANT, status=201, words="It was made.")[201],
     },
 )
@@ -195,7 +195,7 @@ async def put_tenant(
     openapi_extra=described.body(
         patch=True, examples={"rate": {"rate_limits": {"requests_per_second": 1000}}}
     ),
-    responses=answers(described.TENANT, words="It is changed."),
+    responses=changed(described.TENANT, "It is changed."),
 )
 async def patch_tenant(
     request: Request, order: Ordered, id: TenantOf, force: Force = False
@@ -227,7 +227,7 @@ async def change(order: Order, id: str, body: dict[str, Any], force: bool = Fals
     description="Those that are named; the others stay. `max_connections` counts for clients and "
     "for the pool. Any key of `rate_limits` may be named.",
     openapi_extra=described.body(examples={"limits": {"max_connections": 100, "qps_limit": 2000}}),
-    responses=answers(described.TENANT, words="They are changed."),
+    responses=changed(described.TENANT, "They are changed."),
 )
 async def put_limits(request: Request, order: Ordered, id: TenantOf) -> Response:
     body = await read_object(request)
@@ -268,7 +268,7 @@ def _switch(path: str, kind: type[Command], words: str) -> None:
         summary=words,
         name=f"{path}_tenant",
         operation_id=f"{path}_tenant",
-        responses=answers(described.TENANT),
+        responses=changed(described.TENANT),
     )
     async def switch(order: Ordered, id: TenantOf) -> Response:
         return _tenant_now(order, id, await order.give(kind, id=id))

@@ -116,5 +116,5 @@ def test_no_request_breaks_it(nats_server: Nats, mode: GenerationMode) -> None:
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_no_request_of_many_breaks_it(nats_server: Nats, mode: GenerationMode) -> None:
     with in_thread(nats_server.url) as opened:
-        wrong = hammer(opened, mode, 40)
+        wrong = hammer(opened, mode, 150)
     assert wrong == [], "\n\n".join(wrong)

@@ -15,7 +15,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from support.attack_client import WAYS
-from support.attack_house import ME, OTHER, Combination, house
+from support.attack_house import ME, OTHER, Combination, House, house
 from support.attacks import Attack, load
 from support.engines import Postgres
 from support.provisioning import lone_postgres
@@ -44,9 +44,9 @@ DIRECT = [
     Combination("row", dedicated=True, direct=True),
     Combination("row", direct=True),
     Combination("schema", direct=True),
-    Combination("database", direct=True),
 ]
 EVERYTHING = [
+    Combination("database", direct=True),
     *(
         Combination("row", enforcement, dedicated, mode)
         for enforcement in ("both", "seal", "rewrite")
@@ -131,22 +131,81 @@ def test_attacks_succeed_where_nothing_protects(lone_postgres: Postgres) -> None
         assert won[family] > 0, family
 
 
-@pytest.mark.parametrize("enforcement", ["both", "seal", "rewrite"])
+@pytest.mark.parametrize(
+    "enforcement", ["both", "rewrite", pytest.param("seal", marks=pytest.mark.soak)]
+)
 def test_answers_do_not_depend_on_others_rows(lone_postgres: Postgres, enforcement: str) -> None:
     """Each attack in two worlds that differ in the victim's rows only: by no error, no count and no
     plan may the attacker know in which it is."""
     attacks = [each for each in CORPUS.attacks if comparable(each)]
     with house(lone_postgres, Combination("row", enforcement, still=True)) as made:
-        before = [made.answer(each) for each in attacks]
-        made.swap()
-        after = [made.answer(each) for each in attacks]
-    told = [
+        assert differing(made, attacks) == []
+
+
+def test_answers_do_depend_on_others_rows_where_nothing_protects(lone_postgres: Postgres) -> None:
+    attacks = [a for a in CORPUS.attacks if comparable(a) and a.family in ("predicates", "errors")]
+    with house(lone_postgres, Combination("row", opened=True)) as made:
+        assert len(differing(made, attacks)) > len(attacks) // 2
+
+
+def differing(made: House, attacks: list[Attack]) -> list[tuple[str, object, object]]:
+    """The attacks whose answers are others when the victim's rows are."""
+    before = [made.answer(each) for each in attacks]
+    made.swap()
+    after = [made.answer(each) for each in attacks]
+    return [
         (attack.name, one, other)
         for attack, one, other in zip(attacks, before, after, strict=True)
         if one != other
     ]
-    assert told == []
 
 
 def comparable(attack: Attack) -> bool:
     return not (attack.noisy or attack.residual or attack.call)
+
+
+# What a client may ask for before it is anybody: libpq's `options`, and whole parameters.
+STARTUP = (
+    "-c backtrace_functions=tenantry_766578696c6c756d",
+    "-c role=tenantry_vexillum",
+    "-c session_authorization=tenantry_vexillum",
+    "-c row_security=off",
+    "-c search_path=tenantry,public",
+    "-c search_path=pg_temp,public",
+    "-c session_replication_role=replica",
+    "-c session_preload_libraries=dblink",
+    "-c standard_conforming_strings=off",
+    "-c client_encoding=SJIS",
+    "-c helios.tenant_id=vexillum",
+    "-c app.tenant_id=vexillum",
+    "-c default_transaction_isolation=serializable",
+    "--backtrace-functions=tenantry_766578696c6c756d",
+    "-cbacktrace_functions=tenantry_766578696c6c756d -c search_path=public",
+    "tenant=vexillum",
+)
+
+
+@pytest.mark.parametrize(
+    "combination",
+    [Combination("row"), Combination("row", "seal"), Combination("row", mode="session")],
+    ids=str,
+)
+def test_startup_parameters(lone_postgres: Postgres, combination: Combination) -> None:
+    with house(lone_postgres, combination) as made:
+        for options in STARTUP:
+            try:
+                client = made.made.connect(ME, options=options)
+            except psycopg.OperationalError:
+                continue
+            with client:
+                try:
+                    rows = client.execute("SELECT DISTINCT tenant_id FROM orders").fetchall()
+                except psycopg.Error:
+                    continue
+                assert rows in ([(ME,)], []), options
+        for name in (OTHER, "attacked", "postgres", "template1", "@attacked"):
+            with pytest.raises(psycopg.OperationalError):
+                made.made.connect(ME, dbname=name)
+        for extra in ({"replication": "database"}, {"replication": "true"}):
+            with pytest.raises(psycopg.OperationalError):
+                made.made.connect(ME, **extra)

@@ -45,7 +45,8 @@ DO $$ DECLARE each text; BEGIN
   FOR each IN
     SELECT format('DROP %s IF EXISTS %s CASCADE', CASE relkind WHEN 'v' THEN 'VIEW'
         WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'TABLE' END, oid::regclass)
-      FROM pg_class WHERE relnamespace = '{schema}'::regnamespace AND relkind IN ('r', 'p', 'v', 'm')
+      FROM pg_class
+      WHERE relnamespace = '{schema}'::regnamespace AND relkind IN ('r', 'p', 'v', 'm')
     UNION ALL SELECT format('DROP ROUTINE IF EXISTS %s CASCADE', oid::regprocedure)
       FROM pg_proc WHERE pronamespace = '{schema}'::regnamespace
     UNION ALL SELECT format('DROP OPERATOR IF EXISTS %s CASCADE', oid::regoperator)

@@ -39,11 +39,17 @@ class Authority:
         Path(self.ca_path).write_bytes(root.sign(self._key, hashes.SHA256()).public_bytes(_PEM))
 
     def issue(
-        self, host: str, *, digest: hashes.HashAlgorithm | None = None, passphrase: str = ""
+        self,
+        host: str,
+        *,
+        digest: hashes.HashAlgorithm | None = None,
+        passphrase: str = "",
+        days: float = 1.0,
     ) -> Issued:
-        """A certificate for a host name or an address, its signature with `digest`."""
+        """A certificate for a host name or an address, its signature with `digest`, its end in so
+        many days."""
         key = ec.generate_private_key(ec.SECP256R1())
-        builder = _builder(_name(host), self._name, key.public_key())
+        builder = _builder(_name(host), self._name, key.public_key(), days)
         builder = builder.add_extension(x509.SubjectAlternativeName([_alt_name(host)]), False)
         signed = builder.sign(self._key, digest or hashes.SHA256())
         return self._write(host, key, signed, passphrase)
@@ -79,7 +85,10 @@ def _alt_name(host: str) -> x509.GeneralName:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey,
+    days: float = 1.0,
 ) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
@@ -89,5 +98,5 @@ def _builder(
         .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _DAY)
-        .not_valid_after(now + _DAY)
+        .not_valid_after(now + days * _DAY)
     )

@@ -17,6 +17,7 @@ from wire.postgres import owed as o
 from wire.postgres import protocol as p
 from wire.postgres.ledger import ADD, DROP, KEEP, Ledger
 from wire.postgres.owed import Owed
+from wire.postgres.protocol import changes_types
 from wire.postgres.reported import accept
 from wire.postgres.retold import retold
 from wire.postgres.session import EMPTY, PREPARE_PREFIX
@@ -484,18 +485,3 @@ class Answers(Ledger):
         if self.client is not None and self.client.extended is not None and self.lease is not None:
             for prepared in self.client.extended.statements.values():
                 self.lease.statements.renew(prepared)
-
-
-def changes_types(data: bytes, tag: i64, end: i64) -> bool:
-    """Whether a command tag is of DDL that may change what a prepared statement gives.
-
-    ALTER, DROP and CREATE VIEW are; other CREATEs are not, and temporary tables come often.
-    """
-    if end - tag < 6:
-        return False
-    first = data[tag]
-    if first == 65:  # A
-        return data[tag + 1] == 76
-    if first == 68:  # D
-        return data[tag + 1] == 82
-    return first == 67 and data[tag + 1] == 82 and data[tag : tag + 11] == b"CREATE VIEW"

@@ -227,7 +227,7 @@ class Borrower(ClientStream):
     def tie(self, server: ServerConnection, verdict: Verdict) -> e.TenantryError | None:
         """Note what the statement does to the server's session; an error when it may not pin it."""
         if breaks_seal(verdict) and server.seal is not None:
-            if server.status != p.IDLE or not server.synced or server.outstanding() > 0:
+            if server.status != p.IDLE or server.owes_results():
                 return e.NotSupported(
                     "RESET ALL cannot run inside a transaction or a pipeline here",
                     hint="RESET the settings by their names, or RESET ALL by itself.",

@@ -106,6 +106,14 @@ class Ledger:
     def outstanding(self) -> i64:
         return len(self.owed) - self.head
 
+    def owes_results(self) -> bool:
+        """Whether a statement before the one at hand has no answer yet."""
+        for at in range(self.head, len(self.owed)):
+            what = self.owed[at].what
+            if what == o.QUERY or what == o.EXECUTE:
+                return True
+        return False
+
     def at_rest(self) -> bool:
         """Outside a transaction, explicit or implicit, and owing nothing."""
         return self.head == len(self.owed) and self.status == p.IDLE and self.synced

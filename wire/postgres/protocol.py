@@ -272,3 +272,18 @@ def startup_message(parameters: dict[str, str], version: int = PROTOCOL_3_0) -> 
 
 
 SSL_REQUEST_PACKET: Final = (8).to_bytes(4, "big") + SSL_REQUEST.to_bytes(4, "big")
+
+
+def changes_types(data: bytes, tag: i64, end: i64) -> bool:
+    """Whether a command tag is of DDL that may change what a prepared statement gives.
+
+    ALTER, DROP and CREATE VIEW are; other CREATEs are not, and temporary tables come often.
+    """
+    if end - tag < 6:
+        return False
+    first = data[tag]
+    if first == 65:  # A
+        return data[tag + 1] == 76
+    if first == 68:  # D
+        return data[tag + 1] == 82
+    return first == 67 and data[tag + 1] == 82 and data[tag : tag + 11] == b"CREATE VIEW"
