@@ -153,6 +153,17 @@ def _config(commands: Commands) -> None:
     )
     made.add_argument("file", type=Path, metavar="FILE")
     as_json(made)
+    made = command(
+        below,
+        "convert",
+        "bring a configuration of another shape (TOML or YAML) to this one",
+        _run_config_convert,
+        "tenantry config convert heliosproxy.toml > tenantry.toml",
+        "tenantry config convert gateway.yaml --output tenantry.toml",
+    )
+    made.add_argument("file", type=Path, metavar="FILE")
+    made.add_argument("--output", type=Path, metavar="FILE", help="write it there, if it is new")
+    as_json(made)
 
 
 def _apply(commands: Commands) -> None:
@@ -240,6 +251,12 @@ def _run_config_check(given: argparse.Namespace) -> int:
     from admin.cli_config import check
 
     return check(given.file, as_json=given.json)
+
+
+def _run_config_convert(given: argparse.Namespace) -> int:
+    from admin.cli_convert import run
+
+    return run(given)
 
 
 def _run_apply(given: argparse.Namespace) -> int:

@@ -45,7 +45,12 @@ class Loaded:
 
 def load(path: Path, env: Mapping[str, str]) -> Loaded:
     """Read and judge the file; `env` fills in `${NAME}`. Raises nothing: see `.mistakes`."""
+    # It needs this module.
+    from admin.config_shapes import is_foreign, load_foreign
+
     source = read(path, env)
+    if is_foreign(path, source.data, source.readable):
+        return load_foreign(path, env)
     loaded = Loaded(path)
     if source.readable:
         config_support.take_out_unavailable(source.data, source)

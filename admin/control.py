@@ -41,6 +41,7 @@ from admin.metrics import (
     view_families,
 )
 from admin.metrics_page import MetricsPage
+from admin.node_calls import node_id
 from admin.provisioner import Provisioner
 from admin.reports import Reports, of_process
 from admin.restarts import Restarts
@@ -110,6 +111,7 @@ class Control:
         self._auditing: asyncio.Task[None] | None = None
         self._tracer: Tracer | None = None
         self.reports = Reports()
+        self._node = ""
         self._hearing = False
         self.metrics_port = 0
         self._top = TopTenants(0)
@@ -184,6 +186,7 @@ class Control:
 
     def open_audit(self, data: Path, installation: Installation, writer: str = "control") -> None:
         """Tell the audit of what is done here, from now on; `data` is the data directory."""
+        self._node = node_id(data)
         audit = open_audit(
             self.log.nats,
             data,
@@ -279,7 +282,7 @@ class Control:
         """Hear what workers report; serve the page, and send metrics, where that is configured."""
         if not self._hearing:
             self._hearing = True
-            await self.reports.listen(self.log.nats)
+            await self.reports.listen(self.log.nats, self._node)
         settings = installation.telemetry
         if settings.prometheus_address is not None:
             host, port = split_address(settings.prometheus_address)

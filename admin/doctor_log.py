@@ -101,7 +101,7 @@ async def processes(control: Control, data: DataDir) -> AsyncIterator[Finding]:
         yield Finding(
             "error",
             "parked",
-            f"{kind} {id} since event {parked.since}: {parked.reason}",
+            f"{kind} {id} since event {parked.sequence}: {parked.reason}",
             "what was changed since then is not in effect",
             "Upgrade Tenantry, or correct it with another change (`tenantry events show`).",
         )

@@ -22,8 +22,9 @@ from admin.provision_plan import Plan, ProvisioningFailed, plan
 from events.commands import CommandRefused, RecordProvisioned
 from events.facts import KIND_TENANT
 from events.installation import Node
-from events.model import Tenant
+from events.model import Provisioned, Tenant
 from events.projection import Subscriber
+from events.secrets import SecretError, tenant_purpose
 from wire.errors import TenantryError
 from wire.tasks import spawn
 
@@ -156,6 +157,8 @@ class Provisioner:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._wake = asyncio.Event()
         self._looked = 0
+        # Tenant → the sealed secret that was given to its role last, by this process.
+        self._given: dict[str, str] = {}
 
     @property
     def waiting(self) -> int:
@@ -235,6 +238,7 @@ class Provisioner:
         if tenant is None:
             self._claims.release(id)
             self._forget(id)
+            self._given.pop(id, None)
             return
         try:
             wanted = plan(tenant)
@@ -247,12 +251,26 @@ class Provisioner:
             made is not None
             and made.fingerprint == fingerprint(tenant)
             and made.node == node_name(self._node)
+            and not self._overruled(made, vault, id)
         )
         if as_recorded:
             self._forget(id)
             self.states[id] = "active"
         elif tenant.enabled:
             await self._provision(tenant, commander, vault)
+
+    def _overruled(self, made: Provisioned, vault: Sealer, id: str) -> bool:
+        """Whether another proxy has recorded a secret, and PostgreSQL may have ours: when both
+        provision a new tenant at once, nothing orders what they give against what they record.
+        What is recorded counts, and is given once more. A secret of a strange key never does: two
+        proxies with different keys would go on for ever."""
+        if self._given.get(id, made.secret) == made.secret:
+            return False
+        try:
+            vault.open(made.secret, tenant_purpose(id))
+        except SecretError:
+            return False
+        return True
 
     async def _provision(self, tenant: Tenant, commander: Commander, vault: Sealer) -> None:
         self.states[tenant.id] = "pending"
@@ -265,6 +283,7 @@ class Provisioner:
                 node_password=self._password,
                 previous=tenant.provisioned,
             )
+            self._given[tenant.id] = made.secret
             await commander.execute(RecordProvisioned(id=tenant.id, **made.model_dump()), ACTOR)
         except CommandRefused as error:
             self._failed(tenant.id, error)

@@ -1,6 +1,8 @@
 """What a process says of itself now and then: worker ─NATS─▶ control, which shows it to people.
 
-Subject `tenantry.report.<process>`, JSON {name: number}; in no stream: what is lost is said again.
+Subject `tenantry.report.<node>.<process>`, JSON {name: number}; in no stream: what is lost is said
+again. A control hears the processes of its own node (node_calls.node_id): other proxies of the
+installation have workers of the same names.
 """
 
 from __future__ import annotations
@@ -58,7 +60,9 @@ _NAMES: Final = frozenset(name for name, _, _ in REPORTED)
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
-async def report(nats: Client, process: str, look: Callable[[], Mapping[str, float]]) -> None:
+async def report(
+    nats: Client, node: str, process: str, look: Callable[[], Mapping[str, float]]
+) -> None:
     """Say what `look` sees, until cancelled."""
     while True:
         due = time.monotonic() + REPORT_SECONDS
@@ -67,7 +71,7 @@ async def report(nats: Client, process: str, look: Callable[[], Mapping[str, flo
         if nats.is_connected:
             said = {**look(), **of_process(), "loop_delay_seconds": late}
             with contextlib.suppress(NatsError, OSError):
-                await nats.publish(PREFIX + process, orjson.dumps(said))
+                await nats.publish(f"{PREFIX}{node}.{process}", orjson.dumps(said))
 
 
 def of_process() -> dict[str, float]:
@@ -81,17 +85,17 @@ def of_process() -> dict[str, float]:
 
 
 class Reports:
-    """What all processes said last."""
+    """What all processes of a node said last."""
 
     def __init__(self) -> None:
         self._said: dict[str, tuple[float, dict[str, float]]] = {}
 
-    async def listen(self, nats: Client) -> None:
+    async def listen(self, nats: Client, node: str) -> None:
         """Hear them from now on. Raises NatsError."""
-        await nats.subscribe(f"{PREFIX}*", cb=self._heard)
+        await nats.subscribe(f"{PREFIX}{node}.*", cb=self._heard)
 
     async def _heard(self, message: Msg) -> None:
-        self.take(message.subject.removeprefix(PREFIX), message.data)
+        self.take(message.subject.rpartition(".")[2], message.data)
 
     def take(self, process: str, data: bytes) -> None:
         """Remember a report; what is none is left out."""

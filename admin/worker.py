@@ -28,7 +28,7 @@ from admin.audit_open import open_audit
 from admin.catalog_reader import CatalogReader
 from admin.console_stats import Counters
 from admin.data_dir import socket_folder
-from admin.node_calls import Responder
+from admin.node_calls import Responder, node_id
 from admin.open_console import open_console
 from admin.operator_access import is_whole, whole_database, whole_target
 from admin.provision_sql import row_role
@@ -144,7 +144,8 @@ class Worker:
         self.projection.subscribe(self._changed)
         self._spawn(self.log.follow(self.projection.position + 1, self.projection.apply), "follow")
         self._spawn(keys.follow(), "follow the keys")
-        self._spawn(report(self.log.nats, f"worker-{assignment.worker}", self.look), "report")
+        node = node_id(assignment.data_dir)
+        self._spawn(report(self.log.nats, node, f"worker-{assignment.worker}", self.look), "report")
         self._spawn(self._report_usage(installation.events.usage_interval_secs), "usage")
         await self._listen_for_cancels()
         assert self.listener is not None

@@ -15,7 +15,8 @@ in the place of the tenant for what concerns all of them.
     undo                sequence, [force]; [of_kind, id] for `_installation`
     tier-put            name, settings          tier-delete     name
     defaults-put        defaults, [force]
-    operator-put        name, role, [disabled]  operator-delete name
+    operator-put        name, role, [disabled], [scram], [tenants]
+    operator-delete     name
     token-issue         jti, name, role, [tenant], issued_at, expires_at
     token-revoke        jti, [expires_at]
 

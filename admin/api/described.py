@@ -206,9 +206,13 @@ PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     409: _problem("It exists already, or others were faster."),
     412: _problem("It is not at the version of If-Match."),
     413: _problem("The body is too large."),
+    408: _problem("The body took too long."),
+    414: _problem("The address is too long."),
     415: _problem("Send JSON."),
+    421: _problem("This host is not served here."),
     422: _problem("Something in it is wrong; `errors` has all of it."),
     429: _problem("Too many requests."),
+    431: _problem("The headers are too many, or too long."),
     503: _problem("The log cannot be reached, or something starts."),
 }
 COMMANDED: Final[dict[int | str, dict[str, Any]]] = {

@@ -223,7 +223,14 @@ def _defaults_now(order: Order, answer: Any) -> Response:
 )
 async def list_operators(backend: Behind, who: Overseer) -> Response:
     known = backend.state.named_all(KIND_OPERATOR)
-    rows = [{"name": name, **known[name].settings} for name in sorted(known)]
+    # The verifier of an SQL password is nobody's to see, and the rest is as documented.
+    rows = [
+        {
+            "name": name,
+            **{k: v for k, v in known[name].settings.items() if k in ("role", "disabled")},
+        }
+        for name in sorted(known)
+    ]
     return json({"operators": rows})
 
 

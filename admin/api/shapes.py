@@ -4,7 +4,9 @@
     max_connections                → rate_limits.max_connections and pool.max_connections
     qps_limit, requests_per_second → rate_limits.qps_limit
     rate_limits.requests_per_second, rate_limits.burst → qps_limit, burst_multiplier
-    limits.max_connections         → rate_limits.max_connections
+    limits.max_connections, …max_request_size, …max_response_size
+                                   → rate_limits.max_connections, …_statement_size, …_result_size
+    read_only, allow_ddl           → permissions.…
 
 What belongs to planes that are not built yet (upstream, routing, quotas …) is accepted, not stored,
 and told in `ignored`.
@@ -25,19 +27,30 @@ IGNORED: Final = {
     "upstream": _HTTP,
     "routing": _HTTP,
     "quotas": _QUOTA,
-    "limits.max_request_size": _HTTP,
-    "limits.max_response_size": _HTTP,
     "limits.max_requests_per_connection": _HTTP,
     "rate_limits.endpoints": _HTTP,
 }
 # What an answer of ours says and nobody sets: sent back, it is no mistake.
 READ_ONLY: Final = frozenset({"version", "status", "status_reason", "provisioned", "settings"})
-_ISOLATION: Final = {
-    "database": "database_name",
-    "schema": "schema_name",
-    "branch": "branch_name",
-    "tenant_column": "tenant_column",
-    "tenant_value": "tenant_value",
+# Short form → table and key. As in admin.config_shape_tenants, which reads files of these shapes.
+_FLAT: Final = {
+    "database": ("isolation", "database_name"),
+    "database_name": ("isolation", "database_name"),
+    "schema": ("isolation", "schema_name"),
+    "schema_name": ("isolation", "schema_name"),
+    "branch": ("isolation", "branch_name"),
+    "branch_name": ("isolation", "branch_name"),
+    "tenant_column": ("isolation", "tenant_column"),
+    "tenant_value": ("isolation", "tenant_value"),
+    "qps_limit": ("rate_limits", "qps_limit"),
+    "requests_per_second": ("rate_limits", "qps_limit"),
+    "read_only": ("permissions", "read_only"),
+    "allow_ddl": ("permissions", "allow_ddl"),
+}
+_LIMITS: Final = {
+    "max_connections": "max_connections",
+    "max_request_size": "max_statement_size",
+    "max_response_size": "max_result_size",
 }
 
 
@@ -53,8 +66,8 @@ class Shaped:
 def settings_of(body: dict[str, Any], *, qps: float | None = None) -> Shaped:
     """What the body sets. `qps` is the rate that a burst counts from when the body names none."""
     shaped = Shaped({key: value for key, value in body.items() if key not in READ_ONLY})
-    _take_isolation(shaped)
-    _take_flat_limits(shaped)
+    _take_flat(shaped)
+    _take_limits(shaped)
     _take_rates(shaped, qps)
     _take_ignored(shaped)
     return shaped
@@ -71,32 +84,27 @@ def _put(shaped: Shaped, table: str, key: str, value: Any, said: str) -> None:
     shaped.settings[table] = {**below, key: value}
 
 
-def _take_isolation(shaped: Shaped) -> None:
+def _take_flat(shaped: Shaped) -> None:
     settings = shaped.settings
     if isinstance(settings.get("isolation"), str):
         settings["isolation"] = {"strategy": settings["isolation"]}
-    for name, key in _ISOLATION.items():
+    for name, (table, key) in _FLAT.items():
         if name in settings:
-            _put(shaped, "isolation", key, settings.pop(name), name)
-
-
-def _take_flat_limits(shaped: Shaped) -> None:
-    settings = shaped.settings
+            _put(shaped, table, key, settings.pop(name), name)
     if "max_connections" in settings:
         value = settings.pop("max_connections")
         _put(shaped, "rate_limits", "max_connections", value, "max_connections")
         _put(shaped, "pool", "max_connections", value, "max_connections")
-    for name in ("qps_limit", "requests_per_second"):
-        if name in settings:
-            _put(shaped, "rate_limits", "qps_limit", settings.pop(name), name)
-    limits = settings.get("limits")
-    if isinstance(limits, dict) and "max_connections" in limits:
-        limits = dict(limits)
-        value = limits.pop("max_connections")
-        settings["limits"] = limits
-        _put(shaped, "rate_limits", "max_connections", value, "limits.max_connections")
-    if settings.get("limits") == {}:
-        del settings["limits"]
+
+
+def _take_limits(shaped: Shaped) -> None:
+    limits = shaped.settings.get("limits")
+    if not isinstance(limits, dict):
+        return
+    shaped.settings["limits"] = rest = dict(limits)
+    for name, key in _LIMITS.items():
+        if name in rest:
+            _put(shaped, "rate_limits", key, rest.pop(name), f"limits.{name}")
 
 
 def _take_rates(shaped: Shaped, qps: float | None) -> None:

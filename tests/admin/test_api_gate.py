@@ -290,6 +290,19 @@ def test_whoever_sends_a_header_byte_by_byte_is_left(
     in_office(nats_server, test)
 
 
+def test_whoever_says_nothing_is_left(nats_server: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HEADER_SECONDS", 0.1)
+
+    async def test(office: Office) -> None:
+        reader, writer = await asyncio.open_connection(office.server.host, office.server.port)
+        with contextlib.suppress(ConnectionError):
+            async with asyncio.timeout(5):
+                assert await reader.read() == b""
+        writer.close()
+
+    in_office(nats_server, test)
+
+
 def test_one_address_has_so_many_connections(
     nats_server: Nats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,7 +315,8 @@ def test_one_address_has_so_many_connections(
         await asyncio.sleep(0.05)
         late, writer = await asyncio.open_connection(office.server.host, office.server.port)
         with contextlib.suppress(ConnectionError):
-            assert await late.read() == b""
+            async with asyncio.timeout(limits.HEADER_SECONDS / 2):
+                assert await late.read() == b""
         writer.close()
         for _, each in kept:
             each.close()

@@ -116,6 +116,7 @@ def test_what_is_read_can_be_put_back(nats_server: Nats) -> None:
         await office.ask("POST", "/tenants", body)
         before = office.control.projection.tenant("acme")
         found = (await office.ask("GET", "/tenants/acme")).json()
+        assert found["users"] == found["settings"]["users"] == [{"name": "app"}]
         answer = await office.ask("PUT", "/tenants/acme", found)
         assert answer.status_code == 200, answer.text
         after = office.control.projection.tenant("acme")

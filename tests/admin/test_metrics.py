@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import urllib.request
 from collections import defaultdict
 from collections.abc import Iterator
 
+import nats
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.collector import Collector, collecting
+from support.engines import Nats
 from support.ports import free_port
 from support.serving import CONFIG, Proxy, prepared_home, serving, until
 
 from actors.analytics_fold import View
 from admin.metrics import OTHER, TopTenants, render, tenant_families
-from admin.reports import PROCESSES_MAX, Reports
+from admin.reports import PREFIX, PROCESSES_MAX, Reports
 from events.model import Tenant
 from events.usage_delta import COUNTERS, Usage
 
@@ -130,6 +133,23 @@ def test_a_stranger_on_nats_cannot_make_series() -> None:
     found = reports.current()
     assert found["worker-0"] == {"clients": 3.0, "event_lag": 1.0}
     assert len(found) == PROCESSES_MAX
+
+
+def test_workers_of_another_proxy_are_not_ours(nats_server: Nats) -> None:
+    async def run() -> None:
+        bus = await nats.connect(nats_server.url)
+        reports = Reports()
+        await reports.listen(bus, "here")
+        await bus.publish(f"{PREFIX}there.worker-0", b'{"clients": 7}')
+        await bus.publish(f"{PREFIX}there.worker-1", b'{"clients": 7}')
+        await bus.publish(f"{PREFIX}here.worker-0", b'{"clients": 3}')
+        async with asyncio.timeout(10):
+            while not reports.current():
+                await asyncio.sleep(0.01)
+        assert reports.current() == {"worker-0": {"clients": 3.0}}
+        await bus.close()
+
+    asyncio.run(run())
 
 
 # --- a running installation ----------------------------------------------------------------------

@@ -109,6 +109,48 @@ def test_what_is_recorded_is_not_done_again(lone_postgres: Postgres) -> None:
     assert log.made("known").secret == secret
 
 
+def test_two_proxies_that_provision_at_once_agree_on_the_secret(lone_postgres: Postgres) -> None:
+    class Slow(Log):
+        """Of the first process, which hears of its own record after the other has made its."""
+
+        def __init__(self, log: Log) -> None:
+            super().__init__()
+            self.projection = log.projection
+            self.waits = asyncio.Event()
+            self.goes = asyncio.Event()
+
+        async def execute(self, command: RecordProvisioned, actor: str) -> None:
+            self.waits.set()
+            await self.goes.wait()
+            await super().execute(command, actor)
+
+    async def scene() -> None:
+        log = Log()
+        slow = Slow(log)
+        log.put("twice")
+        stop = asyncio.Event()
+        one, two = (
+            Provisioner(node(lone_postgres), node_password=lone_postgres.password) for _ in "12"
+        )
+        running = [spawn(one.run(log.projection, slow, VAULT, stop), name="one")]
+        async with asyncio.timeout(30):
+            await slow.waits.wait()
+            running.append(spawn(two.run(log.projection, log, VAULT, stop), name="two"))
+            await until(lambda: log.recorded == ["twice"])
+            # PostgreSQL has the second's secret, and now the log gets the first's.
+            slow.goes.set()
+            await until(lambda: slow.recorded and not one.waiting and not two.waiting)
+        stop.set()
+        await asyncio.gather(*running)
+        found = log.projection.tenant("twice")
+        assert found is not None
+        login(lone_postgres, found, log.made("twice")).close()
+        # Neither goes on correcting the other.
+        assert one.runs_total + two.runs_total <= 4
+
+    asyncio.run(scene())
+
+
 def test_one_tenants_failure_holds_no_other(lone_postgres: Postgres) -> None:
     log = Log()
     log.put("bad", schema_name="public")

@@ -203,7 +203,7 @@ def test_startup_parameters(lone_postgres: Postgres, combination: Combination) -
                 except psycopg.Error:
                     continue
                 assert rows in ([(ME,)], []), options
-        for name in (OTHER, "attacked", "postgres", "template1", "@attacked"):
+        for name in (OTHER, "postgres", "template1", "@attacked"):
             with pytest.raises(psycopg.OperationalError):
                 made.made.connect(ME, dbname=name)
         for extra in ({"replication": "database"}, {"replication": "true"}):

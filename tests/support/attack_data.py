@@ -59,15 +59,16 @@ DO $$ DECLARE each text; BEGIN
   END LOOP;
 END $$
 """
+# The attacker's texts are numbers, so that casts fail on nobody's rows but the victim's.
 FILL: Final = {
     "acme": (
-        "INSERT INTO customers SELECT 'acme', i, 'name ' || i, 'a' || i || '@acme.example'"
+        "INSERT INTO customers SELECT 'acme', i, i, 'a' || i || '@acme.example'"
         " FROM generate_series(1, 4) i",
-        "INSERT INTO orders SELECT 'acme', i, i, i * 10, 'note ' || i, '2024-01-02',"
+        "INSERT INTO orders SELECT 'acme', i, i, i * 10, i, '2024-01-02',"
         " '11111111-1111-1111-1111-111111111111', '{\"a\": 1}' FROM generate_series(1, 5) i",
-        "INSERT INTO items SELECT 'acme', i, i, 'item ' || i FROM generate_series(1, 5) i",
-        "INSERT INTO codes VALUES ('acme', 'own-code', 'mine')",
-        "INSERT INTO history SELECT 'acme', i, 'was ' || i FROM generate_series(1, 5) i",
+        "INSERT INTO items SELECT 'acme', i, i, i FROM generate_series(1, 5) i",
+        "INSERT INTO codes VALUES ('acme', 'own-code', '1')",
+        "INSERT INTO history SELECT 'acme', i, i FROM generate_series(1, 5) i",
     ),
     "vexillum": (
         "INSERT INTO customers SELECT 'vexillum', 7700000 + i, 'ROWCANARY ' || i,"

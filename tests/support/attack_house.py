@@ -10,121 +10,41 @@ them, the victim's rows are compared with what they were, and its clients must a
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 import psycopg
+from support.attack_canaries import BESIDE, IN_ROWS, NAME, OTHER, around, canaries, differing
 from support.attack_client import Attacker, Login
 from support.attack_data import (
     CLEAR,
     FILL,
-    SHARED_FUNCTION,
     SWAPPED,
     TABLE_NAMES,
-    TABLES,
     TENANT_TABLES,
 )
+from support.attack_ground import ME, Combination, demolish, fill_place, prepare, tenants
 from support.attacks import Attack, filled
 from support.engines import Postgres
-from support.estate import PASSWORD, USER, Estate, estate, protect, tenant
+from support.estate import PASSWORD, USER, Estate, estate
 from support.provisioning import VAULT, login
 from support.transcript import messages
 
 from admin.provision_names import (
-    SEAL_ROLE,
-    group_role,
     row_role,
     row_role_purpose,
     seal_key_purpose,
 )
-from events.model import Tenant
 from events.secrets import tenant_purpose
 from wire.sql.seal import token
 
-ME: Final = "acme"
-OTHER: Final = "vexillum"
-# In every cell of the victim's rows; and in everything else of the victim's.
-IN_ROWS: Final = "ROWCANARY"
-BESIDE: Final = "SIDECANARY"
 CHANNEL: Final = "news"
 LOCK: Final = 4711
 VICTIM_SECONDS: Final = 3.0  # in which the victim's statements must be through
-
-
-def _encodings(word: str) -> list[bytes]:
-    """A word as clever queries may send it."""
-    plain = word.lower().encode()
-    forms = [plain, plain[::-1], plain.hex().encode(), word.upper().encode().hex().encode()]
-    for shift in range(3):
-        for each in (word.lower(), word.upper()):
-            coded = base64.b64encode(b"x" * shift + each.encode())
-            forms.append(coded[4 if shift else 0 : -4].lower())
-    return forms
-
-
-_ROWS: Final = [*_encodings(IN_ROWS), b"77000", b"7777.7", b"1977-07-07", b"77777777-7777"]
-_BESIDE: Final = _encodings(BESIDE)
-# The server's answer to its own query is not sought for in the text of the query.
 _WORD: Final = re.compile(rb"[\w.@-]+")
-_OWN: Final = re.compile(rb"\b(note|name|item|was) \d+")
-_NAME: Final = OTHER.encode()
-
-
-@dataclass(frozen=True)
-class Combination:
-    """What stands between attacker and victim.
-
-    direct  the attacker is past the proxy: only the database is left
-    opened  nothing is left, so that attacks must succeed
-    still   the victim holds nothing open
-    """
-
-    strategy: str
-    enforcement: str = "both"
-    dedicated: bool = False
-    mode: str = "transaction"
-    direct: bool = False
-    opened: bool = False
-    still: bool = False
-
-    def __str__(self) -> str:
-        words = [self.strategy]
-        if self.strategy == "row":
-            words += ["dedicated" if self.dedicated else "shared", self.enforcement]
-        words += [self.mode, *(["direct"] if self.direct else []), *(["opened"] * self.opened)]
-        return "-".join(words)
-
-    @property
-    def rows_only(self) -> bool:
-        """With one layer off, it is the rows that the other must protect."""
-        return self.direct or self.opened or self.enforcement != "both"
-
-    @property
-    def idle(self) -> bool:
-        """Whether the victim has no transaction open: others' locks would wait for it."""
-        return self.rows_only or self.still
-
-
-def tenants(combination: Combination) -> list[Tenant]:
-    """Attacker and victim."""
-    strategy = combination.strategy
-    settings: dict[str, Any] = {"permissions": {"allow_explain": True}}
-    settings["pool"] = {"dedicated_pool": combination.dedicated, "max_connections": 6}
-    if strategy == "row":
-        settings |= {"database_name": "attacked", "shared_tables": ["countries"]}
-        settings |= {"enforcement": "seal" if combination.opened else combination.enforcement}
-    else:
-        settings["permissions"] |= {"allow_ddl": True}
-        if strategy == "schema":
-            settings["database_name"] = "attacked"
-        elif strategy == "branch":
-            settings["branch_base"] = "mould"
-    return [tenant(name, strategy, **settings) for name in (ME, OTHER)]
 
 
 class House:
@@ -295,8 +215,8 @@ class House:
         found = [each for word, each in canaries(heard) if word not in sent]
         if self.combination.rows_only:
             return [each for each in found if each.startswith("row")]
-        if self.combination.strategy == "row" and _NAME in heard.lower() and _NAME not in sent:
-            found.append(f"the victim's name in {around(heard.lower(), _NAME)!r}")
+        if self.combination.strategy == "row" and NAME in heard.lower() and NAME not in sent:
+            found.append(f"the victim's name in {around(heard.lower(), NAME)!r}")
         return found
 
     def _watch(self) -> list[str]:
@@ -359,8 +279,8 @@ class House:
         self.attacker.renew()
         if self._attackers() != self.mine:
             self._restore()
-        # In which order its own rows come, and so which of them fails, is PostgreSQL's own affair.
-        said = [(kind, _OWN.sub(rb"\1 n", body)) for kind, body in messages(heard)]
+        # In which order its own rows come is PostgreSQL's own affair.
+        said = messages(heard)
         words = [word for kind, body in said if kind in "Dd" for word in _WORD.findall(body)]
         return [*(each for each in said if each[0] not in "Dd"), sorted(words)]
 
@@ -441,7 +361,7 @@ class House:
             one = self.made.tenants[ME]
             assert one.provisioned is not None
             with login(self.made.server, one, one.provisioned) as own:
-                _fill_place(own, (ME,))
+                fill_place(own, (ME,))
         else:
             self._refill(ME)
         self.mine = self._attackers()
@@ -452,63 +372,6 @@ class House:
             admin.execute(f"DELETE FROM {name} WHERE tenant_id = '{whose}'")
         for statement in FILL[whose]:
             admin.execute(statement)
-
-
-def canaries(heard: bytes) -> list[tuple[bytes, str]]:
-    """What of the victim's is in an answer: each word found, and where."""
-    small = heard.lower()
-    return [
-        (word, f"{kind} canary in {around(small, word)!r}")
-        for kind, words in (("row", _ROWS), ("other", _BESIDE))
-        for word in words
-        if word in small
-    ]
-
-
-def around(heard: bytes, word: bytes) -> bytes:
-    at = heard.index(word)
-    return heard[max(0, at - 60) : at + 60]
-
-
-def differing(one: tuple[Any, ...], other: tuple[Any, ...]) -> str:
-    return ", ".join(
-        f"{n}: {a} -> {b}" for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b
-    )
-
-
-def _fill_place(conn: psycopg.Connection[Any], names: tuple[str, ...]) -> None:
-    conn.execute(TABLES)
-    for name in names:
-        for statement in FILL[name]:
-            conn.execute(statement)
-
-
-def prepare(made: Estate, combination: Combination) -> None:
-    """All tables, with the rows of both."""
-    if combination.strategy == "row":
-        database = made.tenants[ME].database
-        with made.admin(ME) as admin:
-            _fill_place(admin, (ME, OTHER))
-            admin.execute(SHARED_FUNCTION)
-            if combination.enforcement == "rewrite":
-                for operation in ("select", "insert", "update", "delete"):
-                    role = group_role(operation, database)
-                    for name in (*TABLE_NAMES[:-1], "order_notes"):
-                        admin.execute(f'GRANT {operation} ON {name} TO "{role}"')
-        if combination.enforcement != "rewrite":
-            protect(made, database, share=("countries",), accept=("codes.codes_code_key",))
-        if combination.opened:
-            with made.admin(ME) as admin:
-                for table, name in admin.execute(
-                    "SELECT polrelid::regclass::text, polname FROM pg_policy"
-                ).fetchall():
-                    admin.execute(f'ALTER POLICY "{name}" ON {table} USING (true)')
-        return
-    for name in (ME, OTHER):
-        one = made.tenants[name]
-        assert one.provisioned is not None
-        with login(made.server, one, one.provisioned) as own:
-            _fill_place(own, (name,))
 
 
 @contextlib.contextmanager
@@ -532,19 +395,7 @@ def house(server: Postgres, combination: Combination) -> Iterator[House]:
                 finally:
                     one.attacker.close()
     finally:
-        _demolish(server)
+        demolish(server)
 
 
-def _demolish(server: Postgres) -> None:
-    """The next house on this server has the same names."""
-    with server.connect() as admin:
-        kept = ("postgres", "template0", "template1")
-        names = admin.execute("SELECT datname FROM pg_database").fetchall()
-        for (name,) in names:
-            if name not in kept:
-                admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
-        roles = admin.execute("SELECT rolname FROM pg_roles WHERE rolname ~ '^tenantry'").fetchall()
-        for (name,) in roles:
-            if name == SEAL_ROLE:
-                continue  # it has a parameter of the whole server
-            admin.execute(f'DROP ROLE IF EXISTS "{name}"')
+__all__ = ["ME", "OTHER", "Combination", "House", "house"]

@@ -92,8 +92,8 @@ def merge(rewriter: Rewriter, node: Node, scope: Scope) -> None:
     # A source row of another tenant must not come as one that has no match.
     items = Items(rewriter, scope, SELECT, (_name(node["relation"]),))
     items.read([node["sourceRelation"]])
-    if not rewriter.on:
-        return
+    # Also where the database alone enforces: with ON true PostgreSQL 18 forgets row-level security
+    # for the target and evaluates the conditions of WHEN on everybody's rows.
     text = rewriter.text
     target = node["relation"]
     _, last = rewriter.bounds(target)
@@ -128,6 +128,8 @@ def _merge_when(
             rewriter.condition(text.expect(after, b"and"), then, [found])
         else:
             rewriter.splice.insert(text.ends[after - 1], CLAUSE, b" AND ", *joined([found]))
+    if not rewriter.on:
+        return
     if node["commandType"] == "CMD_UPDATE":
         assign(rewriter, relation, node["targetList"])
     elif node["commandType"] == "CMD_INSERT":

@@ -174,12 +174,18 @@ def test_refused_by_name(sql: str, kind: type[TenantryError], named: str, rewrit
     assert refusal.value.hint
 
 
+def _evaluated_before(sql: str) -> bool:
+    """Whether PostgreSQL evaluates conditions before row-level security has seen the row."""
+    return sql.startswith("MERGE") or "DO UPDATE" in sql
+
+
 def test_where_the_database_alone_enforces_texts_hardly_change() -> None:
     known = catalog(KIND, rewriting=False)
     for sql, _ in TEXTS:
         if "EXPLAIN" not in sql and not sql.startswith("COPY"):
             # The target of ON CONFLICT is the key that there is.
-            assert re.sub(r', "tenant_id"( ?\))', r"\1", rewritten(sql, known)) == sql
+            plain = re.sub(r', "tenant_id"( ?\))', r"\1", rewritten(sql, known))
+            assert plain == sql or _evaluated_before(sql), sql
     assert rewritten("EXPLAIN TABLE orders", known) == "EXPLAIN (COSTS OFF) TABLE orders"
     copied = rewritten("COPY customers (id) FROM STDIN", known)
     assert copied == 'COPY "tenantry"."copy_1" (id) FROM STDIN'
