@@ -18,6 +18,7 @@ DOCUMENTS = sorted(
 EXAMPLES = sorted([*(ROOT / "docs").glob("*.toml"), *(ROOT / "admin").glob("*.toml")])
 ENVIRONMENT = {
     "ACME_PASSWORD": "a",
+    "GAMMA_PASSWORD": "g",
     "WIDGETCO_PASSWORD": "w",
     "NATS_PASSWORD": "n",
     "POSTGRES_PASSWORD": "p",

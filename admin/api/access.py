@@ -3,6 +3,9 @@
 A token is the one of events.tokens; nothing here compares secrets, so there is no time to measure.
 A client certificate (only with `[admin] ca_path`) speaks for the operator of the log that its
 common name names. A refusal tells nothing but that: the reason is for the audit.
+
+Dependencies are coroutines all: FastAPI runs plain functions in threads, and nothing here may be
+touched from another thread than the event loop's.
 """
 
 from __future__ import annotations
@@ -50,7 +53,7 @@ class Caller:
         return self.principal.jti or f"{self.principal.name}@{self.principal.address}"
 
 
-def backend_of(request: Request) -> Backend:
+async def backend_of(request: Request) -> Backend:
     found: Backend = request.app.state.backend
     return found
 
@@ -132,7 +135,7 @@ def still_good(backend: Backend, who: Caller) -> bool:
 Anybody = Annotated[Caller, Depends(caller)]
 
 
-def overseer(request: Request, backend: Behind, who: Anybody) -> Caller:
+async def overseer(request: Request, backend: Behind, who: Anybody) -> Caller:
     """Who may see what concerns all tenants."""
     if not who.principal.may_read(""):
         raise forbidden(backend, who, f"{request.method} {request.scope['route'].path}")
@@ -149,7 +152,7 @@ def forbidden(backend: Backend, who: Caller, what: str, tenant: str = "") -> Pro
     return Problem("forbidden", f"the role {principal.role} may not do that{mine}")
 
 
-def tenant_id(
+async def tenant_id(
     backend: Behind,
     who: Anybody,
     id: Annotated[

@@ -6,11 +6,12 @@ import re
 from typing import Annotated, Any, Final
 
 import orjson
-from fastapi import Depends, Header, Query, Request
+from fastapi import Depends, Header, Query
 from pydantic import ValidationError
 from starlette.responses import Response
 
-from admin.api.access import Anybody, Behind, forbidden
+from admin.api.access import Anybody, Behind, Caller, forbidden
+from admin.api.backend import Backend
 from admin.api.bodies import JSON
 from admin.api.problems import Problem
 from events.answer import Answer
@@ -24,42 +25,16 @@ _KEY: Final = r'^"?[!#-~]{1,64}"?$'
 
 
 class Order:
-    """What every command may be told: by whom, under which id, on which version, only to try."""
+    """A request to change: by whom, under which id, on which version, or only to try."""
 
     def __init__(
-        self,
-        request: Request,
-        backend: Behind,
-        who: Anybody,
-        dry_run: Annotated[
-            bool, Query(description="Only tell which events would be stored.")
-        ] = False,
-        idempotency_key: Annotated[
-            str | None,
-            Header(
-                pattern=_KEY,
-                max_length=66,
-                description="Names the command: sent again, it still happens once (31 days).",
-            ),
-        ] = None,
-        tenantry_command_id: Annotated[
-            str | None, Header(pattern=_KEY, max_length=66, description="As Idempotency-Key.")
-        ] = None,
-        if_match: Annotated[
-            str | None,
-            Header(max_length=200, description="Only if this is its ETag still; else 412."),
-        ] = None,
+        self, backend: Backend, who: Caller, id: str = "", expected: int | None = None
     ) -> None:
-        if who.principal.role == "viewer":
-            # Before the body is read and passwords are worked on. All others are judged by
-            # events.operators, with the command at hand.
-            raise forbidden(backend, who, "a change")
         self.backend = backend
         self.who = who
-        self.dry_run = dry_run
-        self.request = request
-        self.id = (idempotency_key or tenantry_command_id or "").strip('"')
-        self.expected = _expected(if_match)
+        self.id = id
+        self.expected = expected
+        self.dry_run = False
 
     async def give(self, kind: type[Command], **fields: Any) -> Answer:
         """Carry it out. Raises Problem unless it was accepted."""
@@ -100,7 +75,38 @@ class Order:
         )
 
 
-Ordered = Annotated[Order, Depends(Order)]
+async def order(
+    backend: Behind,
+    who: Anybody,
+    dry_run: Annotated[bool, Query(description="Only tell which events would be stored.")] = False,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            pattern=_KEY,
+            max_length=66,
+            description="Names the command: sent again, it still happens once (31 days).",
+        ),
+    ] = None,
+    tenantry_command_id: Annotated[
+        str | None, Header(pattern=_KEY, max_length=66, description="As Idempotency-Key.")
+    ] = None,
+    if_match: Annotated[
+        str | None,
+        Header(max_length=200, description="Only if this is its ETag still; else 412."),
+    ] = None,
+) -> Order:
+    """What every command may be told. Raises Problem."""
+    if who.principal.role == "viewer":
+        # Before the body is read and passwords are worked on. All others are judged by
+        # events.operators, with the command at hand.
+        raise forbidden(backend, who, "a change")
+    id = (idempotency_key or tenantry_command_id or "").strip('"')
+    made = Order(backend, who, id, _expected(if_match))
+    made.dry_run = dry_run
+    return made
+
+
+Ordered = Annotated[Order, Depends(order)]
 
 
 def _expected(if_match: str | None) -> int | None:

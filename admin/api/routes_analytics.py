@@ -35,18 +35,22 @@ def _checked(by: str) -> str:
     return by
 
 
-def across(backend: Behind, who: Overseer) -> Backend:
+async def across(backend: Behind, who: Overseer) -> Backend:
     """Statistics over all tenants, where they are wanted. Raises Problem."""
+    _check_wanted(backend)
+    return await counted(backend)
+
+
+def _check_wanted(backend: Backend) -> None:
     if not backend.installation.cross_tenant_analytics:
         raise Problem(
             "forbidden",
             "statistics over all tenants are off: set cross_tenant_analytics = true in "
             "[multi_tenancy]",
         )
-    return counted(backend)
 
 
-def counted(backend: Behind) -> Backend:
+async def counted(backend: Behind) -> Backend:
     if not backend.counts:
         raise Problem("unavailable", "there are no statistics here: see [analytics] enabled")
     return backend
@@ -60,7 +64,7 @@ def _one(backend: Backend, who: Anybody, tenant: str) -> str:
     """The tenant that is asked for; "" for all, where the caller may see that. Raises Problem."""
     tenant = tenant or who.principal.tenant
     if not tenant:
-        across(backend, who)
+        _check_wanted(backend)
     elif not who.principal.may_read(tenant):
         raise forbidden(backend, who, "another tenant")
     elif backend.state.record(tenant) is None:

@@ -30,41 +30,11 @@ BREAKS_MAX: Final = 1_000
 
 
 class Asked:
-    """Which events are asked for."""
+    """Which events are asked for. `equal` names fields and what they must be; "" is anything."""
 
-    def __init__(
-        self,
-        backend: Behind,
-        who: Anybody,
-        tenant: Annotated[
-            str,
-            Query(
-                max_length=63,
-                pattern=r"^[a-z0-9_-]*$",
-                description=f"`{NO_TENANT}` for events of no tenant.",
-            ),
-        ] = "",
-        kind: Annotated[str, Query(max_length=40, description="login, refusal, limit …")] = "",
-        actor: Annotated[str, Query(max_length=200)] = "",
-        address: Annotated[str, Query(max_length=60)] = "",
-        outcome: Annotated[Literal["", "ok", "refused", "failed"], Query()] = "",
-        fingerprint: Annotated[str, Query(max_length=40)] = "",
-        trace: Annotated[str, Query(max_length=40, description="A trace id.")] = "",
-        since: Annotated[str, Query(max_length=40)] = "",
-        until: Annotated[str, Query(max_length=40)] = "",
-    ) -> None:
-        own = who.principal.tenant
-        if own and tenant not in ("", own):
-            raise forbidden(backend, who, "another tenant")
-        self.tenant = tenant or own
-        self._equal = {
-            "kind": kind,
-            "actor": actor,
-            "address": address,
-            "outcome": outcome,
-            "fingerprint": fingerprint,
-            "trace_id": trace,
-        }
+    def __init__(self, tenant: str, equal: dict[str, str], since: str, until: str) -> None:
+        self.tenant = tenant
+        self._equal = equal
         self.since = when("since", since).timestamp() if since else None
         self._first = iso(self.since) if self.since is not None else ""
         self._last = iso(when("until", until).timestamp()) if until else ""
@@ -81,6 +51,41 @@ class Asked:
         )
 
 
+async def asked(
+    backend: Behind,
+    who: Anybody,
+    tenant: Annotated[
+        str,
+        Query(
+            max_length=63,
+            pattern=r"^[a-z0-9_-]*$",
+            description=f"`{NO_TENANT}` for events of no tenant.",
+        ),
+    ] = "",
+    kind: Annotated[str, Query(max_length=40, description="login, refusal, limit …")] = "",
+    actor: Annotated[str, Query(max_length=200)] = "",
+    address: Annotated[str, Query(max_length=60)] = "",
+    outcome: Annotated[Literal["", "ok", "refused", "failed"], Query()] = "",
+    fingerprint: Annotated[str, Query(max_length=40)] = "",
+    trace: Annotated[str, Query(max_length=40, description="A trace id.")] = "",
+    since: Annotated[str, Query(max_length=40)] = "",
+    until: Annotated[str, Query(max_length=40)] = "",
+) -> Asked:
+    """Raises Problem for what the caller may not see."""
+    own = who.principal.tenant
+    if own and tenant not in ("", own):
+        raise forbidden(backend, who, "another tenant")
+    equal = {
+        "kind": kind,
+        "actor": actor,
+        "address": address,
+        "outcome": outcome,
+        "fingerprint": fingerprint,
+        "trace_id": trace,
+    }
+    return Asked(tenant or own, equal, since, until)
+
+
 @router.get(
     "",
     summary="Search the audit",
@@ -95,13 +100,13 @@ class Asked:
 async def search_audit(
     request: Request,
     backend: Behind,
-    asked: Annotated[Asked, Depends(Asked)],
+    which: Annotated[Asked, Depends(asked)],
     limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = PAGE,
     cursor: Annotated[int | None, Query(ge=1, le=2**53)] = None,
 ) -> Response:
     async with backend.reading():
         with log_problems():
-            found, after = await _search(backend, asked, limit, cursor)
+            found, after = await _search(backend, which, limit, cursor)
     return paged(request, {"events": found}, str(after) if after else "", limit)
 
 

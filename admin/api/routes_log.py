@@ -34,6 +34,7 @@ from admin.when import parse_when
 from events.commands_model import Undo
 from events.facts import KIND_INSTALLATION, KIND_OPERATOR, KIND_TENANT, KIND_TIER
 from events.history import commit_of, sequence_at
+from events.model import TENANT_ID
 from events.reader import Stored
 from events.stream import SUBJECT_PREFIX, LogError
 
@@ -51,26 +52,9 @@ UNDOABLE: Final = frozenset({KIND_TENANT, KIND_TIER, KIND_INSTALLATION, KIND_OPE
 class Wanted:
     """Which events are asked for."""
 
-    def __init__(
-        self,
-        backend: Behind,
-        who: Anybody,
-        tenant: Annotated[str, Query(max_length=63, description="Of this tenant.")] = "",
-        kind: Annotated[
-            str, Query(pattern=r"^[a-z_]*$", max_length=40, description="tenant, tier, token …")
-        ] = "",
-        actor: Annotated[str, Query(max_length=200, description="Who did it.")] = "",
-        type: Annotated[str, Query(max_length=60, description="A fact, e.g. TenantChanged.")] = "",
-    ) -> None:
-        own = who.principal.tenant
-        if own and tenant not in ("", own):
-            raise forbidden(backend, who, "another tenant")
-        if own and kind not in ("", KIND_TENANT):
-            raise forbidden(backend, who, f"events of kind {kind}")
-        if tenant and not set(tenant) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-"):
-            raise mistake("tenant", "is no tenant id")
-        self.tenant = tenant or own
-        self.kind = KIND_TENANT if self.tenant else kind
+    def __init__(self, tenant: str, kind: str, actor: str, type: str) -> None:
+        self.tenant = tenant
+        self.kind = KIND_TENANT if tenant else kind
         self._actor = actor
         self._type = type
 
@@ -95,7 +79,28 @@ class Wanted:
         return as_dict(stored, commit)
 
 
-Which = Annotated[Wanted, Depends(Wanted)]
+async def wanted(
+    backend: Behind,
+    who: Anybody,
+    tenant: Annotated[str, Query(max_length=63, description="Of this tenant.")] = "",
+    kind: Annotated[
+        str, Query(pattern=r"^[a-z_]*$", max_length=40, description="tenant, tier, token …")
+    ] = "",
+    actor: Annotated[str, Query(max_length=200, description="Who did it.")] = "",
+    type: Annotated[str, Query(max_length=60, description="A fact, e.g. TenantChanged.")] = "",
+) -> Wanted:
+    """Raises Problem for what the caller may not see."""
+    own = who.principal.tenant
+    if own and tenant not in ("", own):
+        raise forbidden(backend, who, "another tenant")
+    if own and kind not in ("", KIND_TENANT):
+        raise forbidden(backend, who, f"events of kind {kind}")
+    if tenant and TENANT_ID.fullmatch(tenant) is None:
+        raise mistake("tenant", "is no tenant id")
+    return Wanted(tenant or own, kind, actor, type)
+
+
+Which = Annotated[Wanted, Depends(wanted)]
 
 
 # --- list ----------------------------------------------------------------------------------------
@@ -123,7 +128,7 @@ async def list_events(
     request: Request,
     backend: Behind,
     who: Anybody,
-    wanted: Which,
+    which: Which,
     limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = PAGE,
     cursor: Annotated[int | None, Query(ge=1, le=2**53)] = None,
     order: Annotated[Literal["asc", "desc"], Query()] = "desc",
@@ -133,15 +138,15 @@ async def list_events(
     last_event_id: Annotated[str | None, Header(max_length=20)] = None,
 ) -> Response:
     if EVENT_STREAM in request.headers.get("accept", "").lower():
-        return _streamed(backend, who, wanted, _start(backend, last_event_id, after))
+        return _streamed(backend, who, which, _start(backend, last_event_id, after))
     async with backend.reading():
         with log_problems():
             first, last = await _range(backend, after, since, until)
             if order == "asc":
-                found, next_one = await _forwards(backend, wanted, cursor or first, last, limit)
+                found, next_one = await _forwards(backend, which, cursor or first, last, limit)
             else:
                 end = last if cursor is None else min(last, cursor)
-                found, next_one = await _backwards(backend, wanted, first, end, limit)
+                found, next_one = await _backwards(backend, which, first, end, limit)
     return paged(request, {"events": found}, str(next_one) if next_one else "", limit)
 
 
