@@ -84,7 +84,7 @@ def test_toml_in_the_readme_loads(tmp_path: Path) -> None:
         file.write_text(block)
         loaded = load(file, ENVIRONMENT)
         assert (loaded.mistakes, loaded.warnings) == ([], [])
-        assert [id for id, _ in loaded.tenants] == ["acme", "widgetco"]
+        assert [id for id, _ in loaded.tenants] == ["acme", "widgetco", "gamma"]
 
 
 @pytest.mark.parametrize("path", [p for p in DOCUMENTS if p.suffix == ".md"], ids=lambda p: p.name)

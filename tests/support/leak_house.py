@@ -376,6 +376,10 @@ class Playing:
 
     def neighbour(self, then: Callable[[], None]) -> None:
         house = self.house
+        if house.kind.mode == "session":
+            # Who has logged in has a server already.
+            then()
+            return
         raw = house.watcher(self.who if house.kind.same_first else "globex").raw
         _ = raw >> Query("select 1")
         then()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from support.leak_ways import SECRET, begin_copy, say
 from support.raw import Gone, Raw, outcome
-from support.transcript import Bind, Execute, Parse, Query, Sync, one
+from support.transcript import Bind, Execute, Flush, Parse, Query, Sync, one
 
 # What random() gives first after setseed(SEED).
 SEED = 0.42
@@ -199,5 +199,6 @@ def _unheard(a: Raw) -> str:
 
 def _half(a: Raw) -> str:
     """Some of a pipeline; its Sync may come with what is asked next, or never."""
-    _ = a >> one("select 1") + Parse("leak_h", f"select '{SECRET}'")
+    _ = a >> one("select 1") + Parse("leak_h", f"select '{SECRET}'") + Flush
+    a.message()  # it has arrived
     return ""

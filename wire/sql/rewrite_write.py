@@ -92,8 +92,8 @@ def merge(rewriter: Rewriter, node: Node, scope: Scope) -> None:
     # A source row of another tenant must not come as one that has no match.
     items = Items(rewriter, scope, SELECT, (_name(node["relation"]),))
     items.read([node["sourceRelation"]])
-    # Also where the database alone enforces: with ON true PostgreSQL 18 forgets row-level security
-    # for the target and evaluates the conditions of WHEN on everybody's rows.
+    # Also where the database alone enforces: PostgreSQL hides others' rows from a MERGE that reads
+    # no column of the target only by an error, which tells that there are such rows.
     text = rewriter.text
     target = node["relation"]
     _, last = rewriter.bounds(target)
