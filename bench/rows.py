@@ -37,7 +37,6 @@ import uvloop
 from psycopg import sql
 
 from admin.provision_sql import group_role
-
 from bench.lab import PASSWORD, USER, Lab, config, laboratory
 from bench.machine import begin, cpu_of
 

@@ -235,9 +235,9 @@ class PutOperator(OperatorCommand):
     TYPE = "PutOperator"
     role: OperatorRole
     disabled: bool = False
-    scram: Annotated[
-        Annotated[str, Field(pattern=f"{VERIFIER}|^$")] | None, Field(repr=False)
-    ] = None
+    scram: Annotated[Annotated[str, Field(pattern=f"{VERIFIER}|^$")] | None, Field(repr=False)] = (
+        None
+    )
     tenants: Annotated[tuple[OperatedTenant, ...], Field(max_length=OPERATED_MAX)] | None = None
 
 

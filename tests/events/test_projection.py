@@ -149,7 +149,9 @@ def test_a_bad_installation_keeps_the_last_good_one_until_a_good_one_comes() -> 
 
 
 def test_a_kind_of_a_newer_version_concerns_nobody() -> None:
-    story = Story().of("gold", Undecodable(reason="GalaxyMade"), kind="galaxy").of("acme", created())
+    story = (
+        Story().of("gold", Undecodable(reason="GalaxyMade"), kind="galaxy").of("acme", created())
+    )
     assert list(story.projection.ids()) == ["acme"]
     assert story.projection.parked() == {}
 
