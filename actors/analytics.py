@@ -26,7 +26,7 @@ from events import tail
 from events.stream import LogUnavailable
 from events.usage import STREAM
 from events.usage_delta import decode
-from wire.tasks import spawn
+from wire.tasks import end, spawn
 
 log = logging.getLogger("tenantry.analytics")
 
@@ -71,9 +71,8 @@ class Analytics(AsyncioActor):
 
     async def on_stop(self) -> None:  # type: ignore[override]
         if self._reading is not None:
-            self._reading.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._reading
+            # It has nothing to clean up.
+            await end(self._reading, again=RETRY_SECONDS)
 
     async def on_failure(self, *_: object) -> None:  # type: ignore[override]
         # Only `read` makes it fail, as its last act.

@@ -40,7 +40,7 @@ from events.stream import (
 )
 from events.tokens import TokenChecker, TokenRefused, TokenSigner
 from events.verbs import INSTALLATION, parse
-from wire.tasks import spawn
+from wire.tasks import end, spawn
 
 log = logging.getLogger("tenantry.commands")
 
@@ -103,11 +103,7 @@ class CommandService:
         if not tasks:
             return
         await self._requests.stop()
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*(end(task) for task in tasks))
 
     # --- commands --------------------------------------------------------------------------------
 

@@ -59,7 +59,7 @@ from events.projection import Projection
 from events.secrets import Vault
 from events.spans import NO_SPANS, TRACEPARENT
 from events.stream import Conflict
-from wire.tasks import spawn
+from wire.tasks import end, spawn
 
 if TYPE_CHECKING:
     from admin.tracing import Tracer
@@ -214,7 +214,7 @@ class Control:
         publisher, self._publisher = self._publisher, None
         if publisher is not None and self._auditing is not None:
             self.audit = self.service.audit = AuditSink()
-            await _end(self._auditing)
+            await end(self._auditing)
             await publisher.close()
 
     # --- analytics and health --------------------------------------------------------------------
@@ -323,7 +323,7 @@ class Control:
             await page.stop()
         exporting, self._exporting = self._exporting, None
         if exporting is not None:
-            await _end(exporting)
+            await end(exporting)
 
     def health(self) -> dict[str, Any]:
         """How the installation is, without asking anybody; `ready` when all of it works.
@@ -416,9 +416,7 @@ class Control:
 
     async def _stop_provisioning(self) -> None:
         if self._provisioning is not None:
-            self._provisioning.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._provisioning
+            await end(self._provisioning)
             self._provisioning = None
 
     async def close(self) -> None:
@@ -428,17 +426,11 @@ class Control:
         await self._stop_provisioning()
         for task in (self._following, self._saving, self._keeping, self._analysing):
             if task is not None:
-                await _end(task)
+                await end(task)
         self._following = self._saving = self._keeping = self._analysing = None
         await self._close_audit()
         await self._close_telemetry()
         await self.log.close()
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
 
 
 def _gone(future: asyncio.Future[BaseException | None], cause: BaseException | None) -> None:

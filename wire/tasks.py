@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Final
 
 log = logging.getLogger("tenantry.tasks")
+
+# Longer than any task takes to clean up, which a second cancellation would break off.
+AGAIN_SECONDS: Final = 5.0
 
 # The event loop keeps only weak references to tasks; without this set a running one can be
 # collected (https://docs.python.org/3/library/asyncio-task.html#creating-tasks).
@@ -20,6 +23,18 @@ def spawn(work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
     _running.add(task)
     task.add_done_callback(_finished)
     return task
+
+
+async def end(task: asyncio.Task[Any], *, again: float = AGAIN_SECONDS) -> None:
+    """Cancel `task` and return when it is over; how it ended is told by the log only.
+
+    It is cancelled once more every `again` seconds: before Python 3.12, asyncio.wait_for (which the
+    client of NATS uses) swallows a cancellation that comes together with what it waits for
+    (https://github.com/python/cpython/issues/86296), and waiting would never end.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=again)
 
 
 def _finished(task: asyncio.Task[Any]) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from psycopg import sql
 from support.estate import Estate, protect, tenant
 from support.leak_matrix import PoolKind
 from support.leak_ways import SECRET
 
+from admin.provision_names import group_role
 from events.model import Tenant
 
 LIMIT_SECONDS = 0.2
@@ -112,5 +114,13 @@ def prepare(made: Estate, kind: PoolKind, ids: dict[str, str]) -> None:
                 admin.execute(
                     f"INSERT INTO orders SELECT '{id}', i, 'x' FROM generate_series(1, 9) i"
                 )
-    if kind.strategy == "row":
-        protect(made, made.tenants[ids["acme"]].database, share=())
+    if kind.enforcement == "rewrite":
+        # Nothing of the database's own: the tables are granted, no row is protected.
+        database = made.tenants[ids["acme"]].database
+        with made.admin(ids["acme"]) as admin:
+            for operation in ("select", "insert", "update", "delete"):
+                grant = f"GRANT {operation} ON ALL TABLES IN SCHEMA public TO {{}}"
+                role = sql.Identifier(group_role(operation, database))
+                admin.execute(sql.SQL(grant).format(role))
+    elif kind.strategy == "row":
+        protect(made, made.tenants[ids["acme"]].database)

@@ -24,7 +24,8 @@ LIMIT_SECONDS = 2.0
 # Between two looks at whether a cancel request, which may come before its query, has been heard.
 AGAIN_SECONDS = 0.05
 FAILED = re.compile(rb"V(ERROR|FATAL)\0")
-LONG = "select pg_sleep(20)"
+# Longer than any limit, shorter than our patience: a cancel may meet the query before it.
+LONG = "select pg_sleep(8)"
 COPY = "copy orders (id, note) from stdin"
 # 30 MB that nobody reads: the sockets between hold far less.
 LARGE = f"select repeat('{SECRET}', 1000) from generate_series(1, 3000)"

@@ -56,6 +56,7 @@ class Raw:
             elif kind == "K":
                 self.pid, self.key = int.from_bytes(body[:4], "big"), body[4:]
             elif kind == "E":
+                self.sock.close()
                 raise PermissionError(p.error_fields(body)["C"])
             elif kind == "Z":
                 return
