@@ -1,13 +1,13 @@
 # The commands of a working day. `make help` tells what each does.
 #
 # PYTHON  the Python that makes .venv (3.11 or newer; found by itself)
-# JOBS    how many processes run the tests
+# JOBS    how many processes run the tests (more than cores: many wait for servers)
 # ARGS    more arguments, for example: make test ARGS='tests/admin -k engines'
 # TENANTRY_COMPILE=0  leave everything to the interpreter
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
-JOBS ?= 2
+JOBS ?= 4
 ARGS ?=
 BIN := .venv/bin
 NO_LONG_RUNS := not soak and not fuzz
