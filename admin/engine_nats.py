@@ -43,6 +43,10 @@ MAX_PAYLOAD: Final = 8 * 1024**2  # one command with many events; nats-server wa
 LOG_SIZE: Final = 10 * 1024**2  # bytes per log file
 LOG_FILES: Final = 3
 
+# Streams reserve their largest size, and one run of the tests makes hundreds that stay empty. The
+# server's own limit, three quarters of the free disk, would refuse the later ones.
+TESTS_STORE_MAX: Final = 2**50
+
 USER: Final = "tenantry"
 
 
@@ -158,6 +162,7 @@ class EmbeddedNats(Engine):
                 "jetstream": {
                     "store_dir": str(self.folder / "store"),
                     "sync_interval": "2m" if self.fast else "always",
+                    **({"max_file_store": TESTS_STORE_MAX} if self.fast else {}),
                 },
                 "accounts": {
                     name: {"jetstream": "enabled", "users": [{"user": name, "password": secret}]}

@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from admin.engine_nats import TESTS_STORE_MAX
+
 SERVER = Path(sys.executable).with_name("nats-server")
 
 
@@ -33,7 +35,8 @@ class NatsServer:
         sync = "always" if sync_always else "2m"
         self._config.write_text(
             f"listen: 127.0.0.1:{self.port}\n"
-            f'jetstream {{ store_dir: "{directory}/store", sync_interval: {sync} }}\n'
+            f'jetstream {{ store_dir: "{directory}/store", sync_interval: {sync}, '
+            f"max_file_store: {TESTS_STORE_MAX} }}\n"
         )
 
     def start(self) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 
 from support.nats import SERVER, free_port
 
+from admin.engine_nats import TESTS_STORE_MAX
+
 NODES = 3
 START_SECONDS = 30.0
 
@@ -39,6 +41,7 @@ class Node:
                     "http": f"127.0.0.1:{self.monitor_port}",
                     "jetstream": {
                         "store_dir": str(self.folder / "store"),
+                        "max_file_store": TESTS_STORE_MAX,
                         "sync_interval": "always",
                     },
                     "cluster": {
