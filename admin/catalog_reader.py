@@ -19,7 +19,7 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from actors.commons import Commons, Grounds
-from admin.protect_queries import CATALOG_QUERY
+from admin.protect.queries import CATALOG_QUERY
 from admin.restarts import Restarts
 from events.model import Tenant
 from wire.errors import ServerUnavailable

@@ -24,14 +24,18 @@ from actors.analytics import Analytics, Ready, ask
 from actors.analytics_fold import View
 from actors.mailbox import MailboxFull
 from actors.reference import AsyncioActorRef
-from admin.apply import Plan, plan
 from admin.audit_open import open_audit
 from admin.books import note_commands, note_refused
 from admin.command_service import CommandService
-from admin.config import Loaded
-from admin.engine_process import Say
+from admin.config.apply import Plan, plan
+from admin.config.load import Loaded
+from admin.console.calls import node_id
+from admin.engines.process import Say
 from admin.listen_port import split_address
-from admin.metrics import (
+from admin.provision.provisioner import Provisioner
+from admin.reports import Reports, of_process
+from admin.restarts import Restarts
+from admin.telemetry.metrics import (
     Family,
     TopTenants,
     health_families,
@@ -40,12 +44,8 @@ from admin.metrics import (
     tenant_families,
     view_families,
 )
-from admin.metrics_page import MetricsPage
-from admin.node_calls import node_id
-from admin.provisioner import Provisioner
-from admin.reports import Reports, of_process
-from admin.restarts import Restarts
-from admin.telemetry import endpoints, open_tracer
+from admin.telemetry.page import MetricsPage
+from admin.telemetry.setup import endpoints, open_tracer
 from events import snapshot
 from events.audit_publisher import AuditPublisher
 from events.audit_sink import AuditSink
@@ -62,7 +62,7 @@ from events.stream import Conflict
 from wire.tasks import end, spawn
 
 if TYPE_CHECKING:
-    from admin.tracing import Tracer
+    from admin.telemetry.tracing import Tracer
 
 log = logging.getLogger("tenantry.control")
 
@@ -299,7 +299,7 @@ class Control:
             self._exporting = spawn(exporting, name="export metrics")
 
     async def _export(self, endpoint: str, seconds: float) -> None:
-        from admin.metrics_export import MetricsExport
+        from admin.telemetry.export import MetricsExport
 
         export = MetricsExport(endpoint, "control", seconds)
         try:

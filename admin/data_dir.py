@@ -19,8 +19,8 @@ from typing import Final
 
 import orjson
 
-from admin.engine_process import write_private
-from admin.failure import Failure
+from admin.cli.failure import Failure
+from admin.engines.process import write_private
 from events.secrets import Vault
 
 # sockaddr_un holds 107 bytes; the name of a worker's socket takes up to 16.

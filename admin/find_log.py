@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from admin.config import load
+from admin.cli.failure import Failure, WrongFile
+from admin.config.load import load
 from admin.control import Control
 from admin.data_dir import DataDir
-from admin.engines import EmbeddedNats
-from admin.failure import Failure, WrongFile
+from admin.engines.both import EmbeddedNats
 from events.log import ConfigLog
 from events.nats_login import addresses
 from events.secrets import KEY_VARIABLE, Vault

@@ -10,12 +10,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from admin.config import load
-from admin.config_rules import resolve
+from admin.cli.failure import MISTAKE, Failure, WrongFile
+from admin.config.load import load
+from admin.config.rules import resolve
 from admin.control import Control
 from admin.data_dir import DataDir
-from admin.engines import EmbeddedPostgres
-from admin.failure import MISTAKE, Failure, WrongFile
+from admin.engines.both import EmbeddedPostgres
 from admin.find_log import open_log
 from admin.worker import primary
 from events.installation import Installation, Node

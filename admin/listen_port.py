@@ -12,7 +12,7 @@ import ipaddress
 import socket
 from typing import Final
 
-from admin.failure import Failure
+from admin.cli.failure import Failure
 
 # Ports tried after a taken one: beyond that something else is wrong.
 NEXT_FREE_MAX: Final = 100

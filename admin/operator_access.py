@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from admin.engine_postgres import EmbeddedPostgres
+from admin.engines.postgres import EmbeddedPostgres
 from events.installation import Node
 from events.model import OPERATIONS, Provisioned, Tenant
 from events.secrets import Vault, node_purpose

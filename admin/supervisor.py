@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from admin.api.port import AdminPort
-from admin.config import Loaded, load
+from admin.cli.failure import MISTAKE, Failure, WrongFile
+from admin.config.load import Loaded, load
+from admin.console.calls import SUPERVISOR, Call, Place, Responder, Row, node_id
 from admin.control import Applied, Control
 from admin.data_dir import DataDir, Remembered
-from admin.engine_process import Say
-from admin.engine_room import EngineRoom
-from admin.failure import MISTAKE, Failure, WrongFile
+from admin.engines.process import Say
+from admin.engines.room import EngineRoom
 from admin.listen_port import HeldPort, hold_port, split_address
-from admin.node_calls import SUPERVISOR, Call, Place, Responder, Row, node_id
 from admin.reconfigure import needs, tls_files
 from admin.worker import DRAIN_SECONDS, Assignment, Worker
 from admin.worker_keeper import WorkerKeeper

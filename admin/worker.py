@@ -26,14 +26,14 @@ from actors.pool import Budget
 from actors.tenant import Surroundings, TenantActor
 from admin.audit_open import open_audit
 from admin.catalog_reader import CatalogReader
-from admin.console_stats import Counters
+from admin.console.calls import Responder, node_id
+from admin.console.open import open_console
+from admin.console.stats import Counters
 from admin.data_dir import socket_folder
-from admin.node_calls import Responder, node_id
-from admin.open_console import open_console
 from admin.operator_access import is_whole, whole_database, whole_target
-from admin.provision_sql import row_role
+from admin.provision.sql import row_role
 from admin.reports import report
-from admin.telemetry import open_tracer
+from admin.telemetry.setup import open_tracer
 from events import snapshot
 from events.audit_publisher import AuditPublisher
 from events.audit_sink import CONFIG_CHANGE, OK
@@ -55,7 +55,7 @@ from wire.sql.guard import OF_DATABASE
 from wire.tasks import spawn
 
 if TYPE_CHECKING:
-    from admin.tracing import Tracer
+    from admin.telemetry.tracing import Tracer
 
 log = logging.getLogger("tenantry.worker")
 
@@ -333,7 +333,7 @@ class Worker:
                 await self.usage.flush()
 
     def look(self) -> dict[str, float]:
-        """What there is to report now, by the names of admin.metrics.REPORTED."""
+        """What there is to report now, by the names of admin.telemetry.metrics.REPORTED."""
         assert self.log is not None
         assert self.dispatcher is not None
         assert self.listener is not None

@@ -20,7 +20,7 @@ from typing import Final
 
 import orjson
 
-from admin.failure import Failure
+from admin.cli.failure import Failure
 from admin.restarts import Restarts
 from admin.worker import Assignment
 from wire.tasks import spawn

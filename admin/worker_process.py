@@ -20,8 +20,8 @@ from typing import Any, Final
 import orjson
 import uvloop
 
-from admin.failure import Failure
-from admin.logs import set_up
+from admin.cli.failure import Failure
+from admin.telemetry.logs import set_up
 from admin.worker import Assignment, Worker
 from events.secrets import SecretError
 from events.stream import LogError

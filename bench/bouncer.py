@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psycopg
 
-from admin.engine_process import free_port, unprivileged_account
+from admin.engines.process import free_port, unprivileged_account
 from bench.load import BenchError, Endpoint
 from bench.machine import version_of
 

@@ -21,9 +21,9 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from admin.engine_nats import EmbeddedNats
-from admin.engine_postgres import EmbeddedPostgres
-from admin.engines import engines_down, engines_up
+from admin.engines.both import engines_down, engines_up
+from admin.engines.nats import EmbeddedNats
+from admin.engines.postgres import EmbeddedPostgres
 from bench.load import BenchError, Endpoint
 from bench.machine import build_home, children
 from events.log import ConfigLog
@@ -90,7 +90,15 @@ class Lab:
     def serve(self, *, file: bool = True) -> Iterator[None]:
         """`tenantry serve` until the end of the block. Raises BenchError."""
         log = self.folder / "serve.log"
-        command = [sys.executable, "-P", "-m", "admin.cli", "serve", "--data-dir", str(self.data)]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "admin.cli.main",
+            "serve",
+            "--data-dir",
+            str(self.data),
+        ]
         command += ["--fast-engines", *(["--config", str(self.config)] if file else [])]
         environment = {**os.environ, "PYTHONPATH": str(build_home())}
         with log.open("wb") as output:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from admin.engine_programs import packaged_programs
+from admin.engines.programs import packaged_programs
 from bench.machine import Cpu, cpu_of
 
 MODES = ("simple", "extended", "prepared")

@@ -27,8 +27,8 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))  # the installed bu
 import psycopg
 from psycopg import sql
 
-from admin.provision import fingerprint
-from admin.provision_sql import role_name
+from admin.provision.sql import role_name
+from admin.provision.tenant import fingerprint
 from bench.compare import listed, ratio_of, silent
 from bench.lab import PASSWORD, USER, Lab, config, laboratory, tenant_table
 from bench.load import Endpoint, Work, all_at_once, medians

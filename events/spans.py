@@ -3,7 +3,7 @@ spans of it.
 
 A trace goes on from the message of a command to the commit that is appended, and with that message
 to every process that folds it: its headers carry `traceparent` (W3C Trace Context). This module
-hands that on without telemetry as well; spans are made by a subclass (admin/tracing.py).
+hands that on without telemetry as well; spans are made by a subclass (admin/telemetry/tracing.py).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class About(NamedTuple):
 
 
 ABOUT: Final[ContextVar[About]] = ContextVar("tenantry_about")
-"""Told by log lines (admin.logs)."""
+"""Told by log lines (admin.telemetry.logs)."""
 
 
 def about() -> About:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from admin.cli import parser
-from admin.config import load
+from admin.cli.main import parser
+from admin.config.load import load
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted(

@@ -21,12 +21,12 @@ import pytest
 import yaml
 
 from actors.analytics_fold import View
-from admin.cli import parser
-from admin.config import load
-from admin.engine_nats import STOP_SECONDS as NATS_STOP_SECONDS
-from admin.engine_nats import nats_server_binary
-from admin.engine_postgres import STOP_SECONDS as POSTGRES_STOP_SECONDS
-from admin.metrics import (
+from admin.cli.main import parser
+from admin.config.load import load
+from admin.engines.nats import STOP_SECONDS as NATS_STOP_SECONDS
+from admin.engines.nats import nats_server_binary
+from admin.engines.postgres import STOP_SECONDS as POSTGRES_STOP_SECONDS
+from admin.telemetry.metrics import (
     TopTenants,
     health_families,
     report_families,

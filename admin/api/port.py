@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from admin.failure import Failure
+from admin.cli.failure import Failure
 from admin.listen_port import NEXT_FREE_MAX, is_loopback, split_address
 from events.installation import OFF, Installation
 

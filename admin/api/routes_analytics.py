@@ -7,8 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from fastapi import APIRouter, Depends, Query, Response
 
 from actors.analytics_fold import MEASURES
-from admin import analytics_reports as reports
-from admin import analytics_views as views
+from admin.analytics import reports, views
 from admin.api import described
 from admin.api.access import Anybody, Behind, Overseer, forbidden
 from admin.api.backend import Backend

@@ -28,9 +28,9 @@ from admin.api.limits import (
 )
 from admin.api.problems import Problem, missing, mistake
 from admin.api.routes_tenants import Force, paged
-from admin.event_text import as_dict
-from admin.failure import Failure
-from admin.when import parse_when
+from admin.cli.event_text import as_dict
+from admin.cli.failure import Failure
+from admin.cli.when import parse_when
 from events.commands_model import Undo
 from events.facts import KIND_INSTALLATION, KIND_OPERATOR, KIND_TENANT, KIND_TIER
 from events.history import commit_of, sequence_at

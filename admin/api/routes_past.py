@@ -15,7 +15,7 @@ from admin.api.commands import Ordered, caught_up, etag, json, told_only
 from admin.api.described import answers, listed, table
 from admin.api.problems import Problem, missing
 from admin.api.routes_log import log_problems, when
-from admin.cli_events import change_as_dict
+from admin.cli.events import change_as_dict
 from events.commands_model import Mistake, Undo
 from events.history import compare, sequence_at, standing, tenant_at
 from events.projection import Projection

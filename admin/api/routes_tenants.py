@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from admin import analytics_views as views
+from admin.analytics import views
 from admin.api import described, shown
 from admin.api.access import Anybody, Behind, TenantOf
 from admin.api.bodies import read_object

@@ -6,14 +6,14 @@ from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from admin import analytics_views as views
+from admin.analytics import views
 from admin.api import described
 from admin.api.access import Behind, Overseer, TenantOf
 from admin.api.commands import caught_up, json
 from admin.api.described import answers, table
 from admin.api.limits import PAGE, PAGE_MAX
 from admin.api.routes_tenants import paged
-from admin.metrics import CONTENT_TYPE
+from admin.telemetry.metrics import CONTENT_TYPE
 
 router = APIRouter(tags=["usage"], dependencies=[Depends(caught_up)])
 

@@ -31,7 +31,7 @@ from admin.api.limits import (
     HEADER_SECONDS,
     KEEP_ALIVE_SECONDS,
 )
-from admin.failure import Failure
+from admin.cli.failure import Failure
 from admin.listen_port import is_loopback, split_address
 from events.installation import OFF, Installation
 from wire.tasks import spawn

@@ -32,7 +32,7 @@ IGNORED: Final = {
 }
 # What an answer of ours says and nobody sets: sent back, it is no mistake.
 READ_ONLY: Final = frozenset({"version", "status", "status_reason", "provisioned", "settings"})
-# Short form → table and key. As in admin.config_shape_tenants, which reads files of these shapes.
+# Short form → table and key. As in admin.config.shape_tenants, which reads files of these shapes.
 _FLAT: Final = {
     "database": ("isolation", "database_name"),
     "database_name": ("isolation", "database_name"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from admin.event_text import masked
+from admin.cli.event_text import masked
 from events.installation import Installation
 from events.model import Settings, Tenant
 from events.projection import Record

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from actors.analytics_fold import View
-from admin import analytics_reports as reports
-from admin import analytics_views as views
+from admin.analytics import reports, views
 from events.installation import Prices
 from events.latency import bucket_of
 from events.model import RateLimits, Tenant

@@ -14,7 +14,7 @@ from support.engines import Nats
 from admin.api import limits, server
 from admin.api.limits import Buckets, Rate, Rates
 from admin.api.server import check_secure
-from admin.failure import Failure
+from admin.cli.failure import Failure
 from events.audit_sink import LIMIT, LOGIN_FAILED
 from events.installation import Installation
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from admin.api.shapes import settings_of
-from admin.config_shape_tenants import Taken, table_of
+from admin.config.shape_tenants import Taken, table_of
 
 DOCUMENTED: list[dict[str, Any]] = [
     {"name": "Acme Corp", "isolation": "database", "database": "tenant_a_db",

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from admin.apply import Plan, plan
-from admin.config import Loaded, load
+from admin.config.apply import Plan, plan
+from admin.config.load import Loaded, load
 from events.commands import Command, DeleteTenant, DisableTenant, PutInstallation, PutTenant, decide
 from events.facts import Commit
 from events.projection import Projection

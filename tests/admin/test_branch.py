@@ -13,9 +13,9 @@ from support.engines import Postgres, unique_name
 from support.provisioning import login, lone_postgres, make, refused, snapshot, tenant
 from support.serving import CONFIG, Home, Proxy, prepared_home, serving, until
 
-from admin import branch as module
-from admin.engines import EmbeddedPostgres
-from admin.provision import ProvisioningFailed, fingerprint
+from admin.engines.both import EmbeddedPostgres
+from admin.provision import branch as module
+from admin.provision.tenant import ProvisioningFailed, fingerprint
 from events.model import Tenant
 
 __all__ = ["lone_postgres"]

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from support.serving import COMMAND, Home, environment, serving
 
-from admin.cli import main, parser
-from admin.cli_config import changes
-from admin.cli_errors import explain
+from admin.cli.config import changes
+from admin.cli.errors import explain
+from admin.cli.main import main, parser
 from admin.control import Control
-from admin.engine_process import EngineError
+from admin.engines.process import EngineError
 from events.commands import CommandRefused, Mistake, PutInstallation, PutTenant
 from events.facts import Commit, TenantCreated
 from events.projection import Projection

@@ -12,8 +12,10 @@ import pytest
 from nats.aio.client import Client
 from support.engines import Nats
 
-from admin import cli_audit_log, cli_parts, cli_stats
-from admin.failure import Failure
+from admin.cli import audit_log as cli_audit_log
+from admin.cli import parts as cli_parts
+from admin.cli import stats as cli_stats
+from admin.cli.failure import Failure
 from events.audit import KEY_PURPOSE, STREAM, stream_config
 from events.audit_publisher import AUDIT_FOLDER, AuditPublisher
 from events.log import ConfigLog

@@ -13,8 +13,8 @@ import orjson
 import pytest
 from support.engines import roomy_memory
 
-from admin.cli import main
-from admin.engines import EmbeddedNats
+from admin.cli.main import main
+from admin.engines.both import EmbeddedNats
 from events.commander import Commander
 from events.commands import (
     ChangeTenant,

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import pytest
 from support.serving import CONFIG, Home, Proxy, home, serving
 
-from admin.cli import main, parser
-from admin.cli_operate import subcommands
-from admin.completion import nodes, script
+from admin.cli.completion import nodes, script
+from admin.cli.main import main, parser
+from admin.cli.operate_args import subcommands
 
 __all__ = ["home"]
 

@@ -9,11 +9,16 @@ from typing import Any
 
 import pytest
 
-from admin import cli_send, cli_tables, cli_tenant_commands, cli_tiers, cli_tokens, cli_users
-from admin.cli import parser
-from admin.cli_commands_args import _Run
-from admin.cli_patch import FILE_BYTES_MAX, read_patch, without_nothing
-from admin.failure import Failure
+from admin.cli import send as cli_send
+from admin.cli import tables as cli_tables
+from admin.cli import tenant_commands as cli_tenant_commands
+from admin.cli import tiers as cli_tiers
+from admin.cli import tokens as cli_tokens
+from admin.cli import users as cli_users
+from admin.cli.commands_args import _Run
+from admin.cli.failure import Failure
+from admin.cli.main import parser
+from admin.cli.patch import FILE_BYTES_MAX, read_patch, without_nothing
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from admin.config import Loaded, load
-from admin.config_rules import resolve
+from admin.config.load import Loaded, load
+from admin.config.rules import resolve
 from events.model import Tenant
 from wire.postgres.scram import make_verifier
 

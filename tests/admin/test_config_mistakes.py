@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from admin.config import load
+from admin.config.load import load
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "config"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from admin import reference
+from admin.config import reference
 
 # The installed package has no docs/ beside it.
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -12,7 +12,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 def test_the_page_is_up_to_date() -> None:
     written = PAGE.read_text(encoding="utf-8")
-    assert written == reference.page(), "run: python -m admin.reference"
+    assert written == reference.page(), "run: python -m admin.config.reference"
 
 
 def test_the_page_tells_type_default_and_meaning() -> None:

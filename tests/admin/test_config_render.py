@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from admin.config import load
-from admin.config_render import check_as_dict, render_check
+from admin.config.load import load
+from admin.config.render import check_as_dict, render_check
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "tests" / "fixtures" / "config"

@@ -10,11 +10,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from admin.cli import main
-from admin.config import load
-from admin.config_rules import resolve
-from admin.config_shapes import convert, convert_data
-from admin.config_toml import dumps
+from admin.cli.main import main
+from admin.config.load import load
+from admin.config.rules import resolve
+from admin.config.shapes import convert, convert_data
+from admin.config.toml import dumps
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "config"
 SHAPES = FIXTURES / "shapes"

@@ -9,8 +9,8 @@ import pytest
 from support.desk import VAULT
 from support.engines import Nats
 
-from admin.config import Loaded, load
-from admin.config_render import check_as_dict
+from admin.config.load import Loaded, load
+from admin.config.render import check_as_dict
 from admin.control import Control
 from events.commands import CommandRefused
 

@@ -15,10 +15,14 @@ import psycopg
 import pytest
 from support.serving import COMMAND, Home, alive, children, until
 
-from admin import config, demo, demo_data, demo_screen, demo_stage
-from admin.demo_log import Entry, describe, repeated
-from admin.demo_steps import STEPS
-from admin.engines import EmbeddedPostgres, engines_status
+from admin.config import load as config
+from admin.demo import data as demo_data
+from admin.demo import run as demo
+from admin.demo import screen as demo_screen
+from admin.demo import stage as demo_stage
+from admin.demo.log import Entry, describe, repeated
+from admin.demo.steps import STEPS
+from admin.engines.both import EmbeddedPostgres, engines_status
 from events.facts import Commit, TenantChanged, TenantCreated, TenantDisabled, TenantEnabled
 
 RUN_SECONDS = 120.0

@@ -10,8 +10,9 @@ import pytest
 from support.certificates import Authority
 from support.serving import CONFIG, Home, Proxy, home, serving
 
-from admin import doctor_files, doctor_postgres
-from admin.doctor_log import skew
+from admin.doctor import files as doctor_files
+from admin.doctor import postgres as doctor_postgres
+from admin.doctor.log import skew
 from events.installation import Installation
 
 __all__ = ["home"]

@@ -21,10 +21,12 @@ import pytest
 from support.engines import Nats, Postgres
 from support.ports import wait_listening
 
-from admin import engine_nats, engine_process, engine_programs
-from admin.engine_postgres import FALLBACK, EmbeddedPostgres
-from admin.engines import EmbeddedNats, EngineError, Engines, engines_down, engines_status
-from admin.engines import engines_up as start_engines
+from admin.engines import nats as engine_nats
+from admin.engines import process as engine_process
+from admin.engines import programs as engine_programs
+from admin.engines.both import EmbeddedNats, EngineError, Engines, engines_down, engines_status
+from admin.engines.both import engines_up as start_engines
+from admin.engines.postgres import FALLBACK, EmbeddedPostgres
 
 AS_ROOT = os.geteuid() == 0
 
@@ -128,7 +130,7 @@ def test_a_pid_file_whose_pid_is_another_programs_is_no_obstacle(data_dir: Path)
 
 def test_engines_outlive_their_killed_starter_and_are_found_again(data_dir: Path) -> None:
     program = (
-        "import os, pathlib, sys; from admin.engines import *\n"
+        "import os, pathlib, sys; from admin.engines.both import *\n"
         "e = Engines(pathlib.Path(sys.argv[1]), fast=True)\n"
         "import asyncio; asyncio.run(e.start()); print('up', flush=True); os.kill(os.getpid(), 9)"
     )

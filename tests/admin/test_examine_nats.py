@@ -12,7 +12,7 @@ from support.desk import VAULT
 from support.nats import NatsServer
 
 from admin.control import Control
-from admin.examine_nats import Finding, examine
+from admin.doctor.nats import Finding, examine
 from events import bus_durable, keys
 from events.connection import Connection
 from events.log import ConfigLog

@@ -12,7 +12,7 @@ from support.provisioning import lone_postgres
 from support.serving import Home, serving
 from support.shared_rows import Shared
 
-from admin.cli import main
+from admin.cli.main import main
 
 __all__ = ["lone_postgres"]
 

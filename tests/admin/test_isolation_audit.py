@@ -15,11 +15,11 @@ from support.engines import Postgres
 from support.provisioning import lone_postgres, make, tenant
 from support.shared_rows import Shared
 
-from admin.failure import Failure
+from admin.cli.failure import Failure
+from admin.cli.isolation import as_dict, exit_code, show
 from admin.find_node import Found
-from admin.isolation_audit import CHECKS, Report, audit
-from admin.isolation_audit_command import as_dict, exit_code, show
-from admin.isolation_audit_finding import Finding
+from admin.isolation.audit import CHECKS, Report, audit
+from admin.isolation.finding import Finding
 from events.model import Tenant
 
 __all__ = ["lone_postgres"]

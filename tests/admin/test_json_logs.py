@@ -6,7 +6,7 @@ import logging
 
 import orjson
 
-from admin.logs import JsonLines
+from admin.telemetry.logs import JsonLines
 from events.spans import About, Spans, meanwhile
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -16,8 +16,8 @@ from support.ports import free_port
 from support.serving import CONFIG, Proxy, prepared_home, serving, until
 
 from actors.analytics_fold import View
-from admin.metrics import OTHER, TopTenants, render, tenant_families
 from admin.reports import PREFIX, PROCESSES_MAX, Reports
+from admin.telemetry.metrics import OTHER, TopTenants, render, tenant_families
 from events.model import Tenant
 from events.usage_delta import COUNTERS, Usage
 

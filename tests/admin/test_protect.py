@@ -9,8 +9,8 @@ from support.engines import Postgres
 from support.provisioning import login, lone_postgres, make, refused, tenant
 from support.shared_rows import Shared
 
-from admin.failure import Failure
-from admin.protect_queries import CATALOG_QUERY
+from admin.cli.failure import Failure
+from admin.protect.queries import CATALOG_QUERY
 
 __all__ = ["lone_postgres"]
 

@@ -10,8 +10,8 @@ from support.engines import Postgres
 from support.provisioning import lone_postgres, refused
 from support.shared_rows import Shared
 
-from admin.failure import Failure
-from admin.protect_command import as_dict, show
+from admin.cli.failure import Failure
+from admin.cli.protect import as_dict, show
 
 __all__ = ["lone_postgres"]
 

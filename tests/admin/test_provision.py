@@ -23,8 +23,8 @@ from support.provisioning import (
     tenant,
 )
 
-from admin import provision as module
-from admin.provision import (
+from admin.provision import tenant as module
+from admin.provision.tenant import (
     ProvisioningFailed,
     close_to_public,
     fingerprint,

@@ -22,9 +22,9 @@ from support.provisioning import (
     tenant,
 )
 
-from admin import provision_seal
-from admin.provision import ProvisioningFailed, close_to_public, fingerprint, provision
-from admin.provision_names import group_role, row_role, row_role_purpose
+from admin.provision import seal as provision_seal
+from admin.provision.names import group_role, row_role, row_role_purpose
+from admin.provision.tenant import ProvisioningFailed, close_to_public, fingerprint, provision
 from events.model import Tenant
 from events.secrets import Vault
 

@@ -9,9 +9,9 @@ import pytest
 from support.engines import Postgres
 from support.provisioning import VAULT, login, lone_postgres, node, tenant
 
-from admin import provisioner as module
-from admin.provision_plan import ProvisioningFailed, plan
-from admin.provisioner import Claims, Provisioner
+from admin.provision import provisioner as module
+from admin.provision.plan import ProvisioningFailed, plan
+from admin.provision.provisioner import Claims, Provisioner
 from events.commands import PutTenant, RecordProvisioned, decide
 from events.facts import Commit
 from events.model import Provisioned

@@ -26,7 +26,7 @@ from support.rows import (
     seen,
 )
 
-from admin.provision_names import group_role
+from admin.provision.names import group_role
 from wire.sql.seal import setting
 
 __all__ = ["lone_postgres"]

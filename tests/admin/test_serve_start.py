@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from support.serving import Home, alive, serving, until
 
-from admin.engines import EmbeddedNats
+from admin.engines.both import EmbeddedNats
 from events.log import ConfigLog
 
 pytestmark = pytest.mark.engine

@@ -15,14 +15,14 @@ import pytest
 from support.engines import Nats
 from support.serving import COMMAND, CONFIG, Home, environment, prepared_home, serving, until
 
+from admin.cli.failure import Failure
 from admin.data_dir import DataDir, Remembered, socket_folder
-from admin.engines import EmbeddedNats, engines_status
-from admin.failure import Failure
+from admin.engines.both import EmbeddedNats, engines_status
 from admin.find_log import servers
 from admin.listen_port import hold_port, split_address
-from admin.logs import HumanLines, JsonLines
 from admin.reconfigure import needs, tls_files
 from admin.restarts import COOL_DOWN, RESTARTS_MAX, WINDOW, Restarts
+from admin.telemetry.logs import HumanLines, JsonLines
 from admin.worker import Assignment
 from admin.worker_keeper import WorkerKeeper
 from events.installation import Installation

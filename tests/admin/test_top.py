@@ -18,8 +18,8 @@ from rich.console import Console
 from support.serving import COMMAND, CONFIG, Home, Proxy, home, serving, until
 
 from actors.analytics_fold import View
-from admin.cli_top import Screen
-from admin.top_rows import NAME_WIDTH, columns_for, rows
+from admin.cli.top import Screen
+from admin.cli.top_rows import NAME_WIDTH, columns_for, rows
 from admin.worker_keeper import environment
 from events.model import Tenant
 from events.usage_delta import COUNTERS, Usage

@@ -12,8 +12,8 @@ import pytest
 from support.collector import Collector, Seen, collecting
 from support.serving import CONFIG, Proxy, prepared_home, serving, until
 
-from admin.telemetry import Endpoints, endpoints
-from admin.tracing import comment_parent
+from admin.telemetry.setup import Endpoints, endpoints
+from admin.telemetry.tracing import comment_parent
 from events.installation import Telemetry
 from events.spans import parse
 

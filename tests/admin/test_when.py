@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from admin.failure import Failure
-from admin.when import parse_when, show_when
+from admin.cli.failure import Failure
+from admin.cli.when import parse_when, show_when
 
 NOW = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
 

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from support.serving import Home, Proxy, serving, until
 
-from admin.engines import EmbeddedPostgres
+from admin.engines.both import EmbeddedPostgres
 
 pytestmark = pytest.mark.engine
 

@@ -19,7 +19,7 @@ from support.serving import (
     until,
 )
 
-from admin.engines import EmbeddedNats, EmbeddedPostgres
+from admin.engines.both import EmbeddedNats, EmbeddedPostgres
 
 pytestmark = pytest.mark.engine
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from admin.config_rules import resolve
+from admin.config.rules import resolve
 from events.commands import PutInstallation, PutTenant, decide
 from events.facts import KIND_INSTALLATION, KIND_TENANT, Commit
 from events.projection import Projection

@@ -12,7 +12,7 @@ from support.engines import Postgres
 from support.estate import Estate, protect, tenant
 from support.provisioning import login
 
-from admin.provision_names import SEAL_ROLE, group_role
+from admin.provision.names import SEAL_ROLE, group_role
 from events.model import Tenant
 
 ME: Final = "acme"

@@ -33,7 +33,7 @@ from support.estate import PASSWORD, USER, Estate, estate
 from support.provisioning import VAULT, login
 from support.transcript import messages
 
-from admin.provision_names import (
+from admin.provision.names import (
     row_role,
     row_role_purpose,
     seal_key_purpose,

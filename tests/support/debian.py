@@ -25,7 +25,7 @@ from cryptography.x509.oid import NameOID
 from support.engines import Postgres
 from support.ports import free_port
 
-from admin.engine_process import run_as, unprivileged_account
+from admin.engines.process import run_as, unprivileged_account
 
 PASSWORD = "debian-superuser"
 TRUST_OWN_LOGIN = "host all postgres 127.0.0.1/32 scram-sha-256"

@@ -26,7 +26,7 @@ from pathlib import Path
 import psycopg
 from psycopg import conninfo, sql
 
-from admin.engines import EmbeddedNats, EmbeddedPostgres
+from admin.engines.both import EmbeddedNats, EmbeddedPostgres
 
 SOCKET_VARIABLE = "TENANTRY_TEST_ENGINES"
 ACCOUNTS = 1000  # one per test that asks; each costs the server's start a fraction of a ms

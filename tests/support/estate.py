@@ -28,9 +28,9 @@ from actors.pool import Budget
 from actors.tenant import Surroundings, TenantActor
 from admin.catalog_reader import CatalogReader
 from admin.operator_access import is_whole, whole_database, whole_target
-from admin.protect import Wishes, apply
-from admin.provision import open_admin, provision
-from admin.provision_sql import row_role
+from admin.protect.protect import Wishes, apply
+from admin.provision.sql import row_role
+from admin.provision.tenant import open_admin, provision
 from events.audit_sink import AuditSink
 from events.installation import Installation, Node
 from events.model import Tenant

@@ -9,7 +9,7 @@ from support.estate import Estate, protect, tenant
 from support.leak_matrix import PoolKind
 from support.leak_ways import SECRET
 
-from admin.provision_names import group_role
+from admin.provision.names import group_role
 from events.model import Tenant
 
 LIMIT_SECONDS = 0.2

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from admin.engine_nats import TESTS_STORE_MAX
+from admin.engines.nats import TESTS_STORE_MAX
 
 SERVER = Path(sys.executable).with_name("nats-server")
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from support.nats import SERVER, free_port
 
-from admin.engine_nats import TESTS_STORE_MAX
+from admin.engines.nats import TESTS_STORE_MAX
 
 NODES = 3
 START_SECONDS = 30.0

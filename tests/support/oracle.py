@@ -33,7 +33,7 @@ from support.oracle_data import (
     rows,
 )
 
-from admin.provision_names import group_role
+from admin.provision.names import group_role
 
 ENFORCEMENTS: Final = ("both", "rewrite", "seal")
 DRIVES: Final = ("simple", "extended", "prepared", "binary")

@@ -8,7 +8,7 @@ import subprocess
 
 from psycopg import conninfo
 
-from admin.engine_programs import packaged_programs
+from admin.engines.programs import packaged_programs
 
 PROGRAM_SECONDS = 60
 

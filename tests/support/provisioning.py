@@ -19,8 +19,8 @@ import pytest
 from psycopg import conninfo
 from support.engines import Postgres
 
-from admin.engines import EmbeddedPostgres
-from admin.provision import provision
+from admin.engines.both import EmbeddedPostgres
+from admin.provision.tenant import provision
 from events.installation import Node
 from events.model import Isolation, Provisioned, Tenant
 from events.secrets import Vault, tenant_purpose

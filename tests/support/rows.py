@@ -16,7 +16,7 @@ from psycopg import conninfo
 from support.engines import Postgres
 from support.provisioning import VAULT, login, make, tenant
 
-from admin.provision_names import group_role, row_role, row_role_purpose, seal_key_purpose
+from admin.provision.names import group_role, row_role, row_role_purpose, seal_key_purpose
 from events.model import Provisioned, Tenant
 from wire.sql.seal import token
 

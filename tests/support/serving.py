@@ -24,7 +24,7 @@ import psycopg
 import pytest
 from support.engines import roomy_memory
 
-from admin.engines import engines_down, engines_up
+from admin.engines.both import engines_down, engines_up
 from admin.worker_keeper import environment
 
 START_SECONDS = 60.0
@@ -92,7 +92,7 @@ class Home:
 
 
 # Not from the current directory: what the tests import is what is started.
-COMMAND = [sys.executable, "-P", "-m", "admin.cli"]
+COMMAND = [sys.executable, "-P", "-m", "admin.cli.main"]
 
 
 class Proxy:

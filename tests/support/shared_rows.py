@@ -11,7 +11,7 @@ from support.engines import Postgres
 from support.provisioning import VAULT, login, make
 
 from admin.find_node import Found
-from admin.protect import Looked, Wishes, apply, connected, look
+from admin.protect.protect import Looked, Wishes, apply, connected, look
 from events.installation import Node
 from events.model import Provisioned, Tenant
 

@@ -8,7 +8,7 @@ A token lets one server connection serve one tenant from now on. It reads, joine
     hex of HMAC-SHA-256 (RFC 2104) over all before it, without the last dot
 
 Only a token that expires later than the one before is taken on the same seal, so none works twice.
-The functions of the database are in admin/seal.sql.
+The functions of the database are in admin/provision/seal.sql.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ from typing import Any
 from support.estate import PASSWORD, Estate
 from support.provisioning import node
 
-from admin.protect import Wishes, look
-from admin.provision import open_admin
+from admin.protect.protect import Wishes, look
+from admin.provision.tenant import open_admin
 from wire.postgres.scram import make_verifier
 
 DJANGO_SHOP = Path(__file__).parent / "django_shop"

@@ -1,0 +1,1 @@
+"""The documented answers about usage, and reports made of them."""

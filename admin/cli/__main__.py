@@ -1,0 +1,8 @@
+"""`python -m admin.cli.main` is `tenantry`."""
+
+import sys
+
+from admin.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Configuration files: read, checked, shown, converted, turned into commands."""

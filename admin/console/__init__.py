@@ -1,0 +1,1 @@
+"""The operators' SQL console, and what workers answer to it."""

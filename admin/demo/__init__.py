@@ -1,0 +1,1 @@
+"""A whole installation of its own, shown in checked steps."""

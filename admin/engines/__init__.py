@@ -1,0 +1,1 @@
+"""PostgreSQL and NATS as parts of an installation: embedded, kept alive, found."""

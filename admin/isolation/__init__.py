@@ -1,0 +1,1 @@
+"""The audit of isolation: every known way out, looked for on the server."""

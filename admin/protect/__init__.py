@@ -1,0 +1,1 @@
+"""Brings shared databases to what row tenants need."""

@@ -1,0 +1,1 @@
+"""Makes PostgreSQL match the tenants: roles, databases, schemas, the seal, branches."""
