@@ -184,15 +184,19 @@ def test_a_connection_that_the_server_refuses_is_dialled_anew(nats_server: Nats)
 
 
 class DroppingLog(ConfigLog):
-    """Loses every third message on its way to the reader, as a full queue in the client does."""
+    """Loses every third message on its way to the reader, as a full queue in the client does; not
+    the same one twice, or a reader might never get past it."""
 
     count = 0
+    lost: frozenset[bytes] = frozenset()
 
     def drop(self, deliver: Callable[[Msg], Any]) -> Callable[[Msg], Any]:
         async def sometimes(message: Msg) -> None:
             self.count += 1
-            if self.count % 3 or not message.reply:
+            if self.count % 3 or not message.reply or message.data in self.lost:
                 await deliver(message)
+            else:
+                self.lost |= {message.data}
 
         return sometimes
 

@@ -204,9 +204,8 @@ def core(connection: sa.Connection) -> list[Any]:
     tree = tree.union_all(below.join(tree, Account.parent_id == tree.c.id))
     counted = sa.select(tree.c.depth, sa.func.count()).group_by(tree.c.depth)
     seen += connection.execute(counted.order_by(tree.c.depth)).all()
-    latest = (
-        sa.select(Entry.amount).where(Entry.account_id == Account.id).order_by(Entry.day.desc())
-    )
+    newest = (Entry.day.desc(), Entry.amount.desc())  # the copies above share their days
+    latest = sa.select(Entry.amount).where(Entry.account_id == Account.id).order_by(*newest)
     lateral = latest.limit(1).lateral("latest")
     outer = sa.select(Account.name, lateral.c.amount).outerjoin(lateral, sa.true())
     seen += connection.execute(outer.order_by(Account.name)).all()
