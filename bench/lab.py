@@ -94,7 +94,7 @@ class Lab:
             sys.executable,
             "-P",
             "-m",
-            "admin.cli.main",
+            "admin.cli",
             "serve",
             "--data-dir",
             str(self.data),

@@ -120,7 +120,7 @@ def load(lab: Lab, way: str, count: int) -> None:
             group = sql.Identifier(group_role("select", database))
             admin.execute(sql.SQL("GRANT SELECT ON points TO {}").format(group))
         return
-    command = [sys.executable, "-P", "-m", "admin.cli.main", "protect", "--data-dir", str(lab.data)]
+    command = [sys.executable, "-P", "-m", "admin.cli", "protect", "--data-dir", str(lab.data)]
     done = subprocess.run(
         [*command, "--database", database, "--apply"], capture_output=True, text=True, check=False
     )

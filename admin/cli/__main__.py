@@ -1,4 +1,4 @@
-"""`python -m admin.cli.main` is `tenantry`."""
+"""`python -m admin.cli` is `tenantry`."""
 
 import sys
 

@@ -92,7 +92,7 @@ class Home:
 
 
 # Not from the current directory: what the tests import is what is started.
-COMMAND = [sys.executable, "-P", "-m", "admin.cli.main"]
+COMMAND = [sys.executable, "-P", "-m", "admin.cli"]
 
 
 class Proxy:
