@@ -203,11 +203,12 @@ class Screen:
         room = max(1, height - FRAME_LINES)
         self.first = min(self.first, max(0, len(found) - room))
         part = found[self.first : self.first + room]
-        state = " · HELD" if self.held else ""
+        # What the keys have set comes first: a narrow terminal cuts the end off.
+        state = "HELD · " if self.held else ""
         cursor = "_" if self.typing else ""
-        filter_text = f" · filter: {self.wanted}{cursor}" if self.wanted or self.typing else ""
+        filter_text = f"filter: {self.wanted}{cursor} · " if self.wanted or self.typing else ""
         more = f" · {self.first + 1}-{self.first + len(part)} of {len(found)}" if found else ""
-        head = f"{_head(view, tenants, now)} · every {self.interval:g} s{state}{filter_text}{more}"
+        head = f"{state}{filter_text}{_head(view, tenants, now)} · every {self.interval:g} s{more}"
         one_line = {"no_wrap": True, "overflow": "ellipsis"}
         return Group(
             Text(head, style="bold", **one_line),  # type: ignore[arg-type]
