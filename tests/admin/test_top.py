@@ -130,12 +130,20 @@ def test_a_terminal_shows_it_live_and_is_put_back(proxy: Proxy, home: Home) -> N
     )
     seen = b""
 
+    def drain() -> None:
+        nonlocal seen
+        if select.select([master], [], [], 0.2)[0]:
+            seen += os.read(master, 65536)
+
+    def ended() -> bool:
+        drain()  # it waits until all it has written is read
+        return process.poll() is not None
+
     def reads(wanted: bytes) -> None:
         nonlocal seen
         deadline = time.monotonic() + 20
         while wanted not in seen and time.monotonic() < deadline:
-            if select.select([master], [], [], 0.2)[0]:
-                seen += os.read(master, 65536)
+            drain()
         assert wanted in seen, seen[-500:]
         seen = seen[seen.index(wanted) :]
 
@@ -144,7 +152,7 @@ def test_a_terminal_shows_it_live_and_is_put_back(proxy: Proxy, home: Home) -> N
         os.write(master, b"/widg\r")
         reads(b"filter: widg ")
         os.write(master, b"q")
-        until(lambda: process.poll() is not None, "to end", lambda: seen[-500:])
+        until(ended, "to end", lambda: seen[-500:])
         assert process.returncode == 0
         assert termios.tcgetattr(slave)[3] == before[3], "the terminal echoes again"
     finally:
