@@ -26,7 +26,7 @@ from wire.errors import ServerUnavailable
 from wire.postgres.connect import Target
 from wire.sql.catalog import GUARDED, SHARED, TYPES, Catalog, Relation
 from wire.sql.policy import parse_name
-from wire.tasks import spawn
+from wire.tasks import end, spawn
 
 log = logging.getLogger("tenantry.catalog")
 
@@ -111,10 +111,7 @@ class CatalogReader:
             first.set_result(None)
 
     async def close(self) -> None:
-        tasks = list(self._watching.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*self._watching.values())
 
 
 async def _connect(target: Target) -> psycopg.AsyncConnection[Any]:

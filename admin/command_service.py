@@ -103,7 +103,7 @@ class CommandService:
         if not tasks:
             return
         await self._requests.stop()
-        await asyncio.gather(*(end(task) for task in tasks))
+        await end(*tasks)
 
     # --- commands --------------------------------------------------------------------------------
 

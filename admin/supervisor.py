@@ -37,7 +37,7 @@ from events.secrets import SecretError, Vault
 from events.stream import Conflict, LogError
 from events.tokens import TokenChecker, TokenSigner
 from wire.errors import NotSupported
-from wire.tasks import spawn
+from wire.tasks import end, spawn
 
 log = logging.getLogger("tenantry.supervisor")
 
@@ -437,9 +437,7 @@ class Supervisor:
 
     async def stop(self) -> None:
         """Drain, then stop everything that was started. Doing so twice does no harm."""
-        for task in tuple(self._background):
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await end(*self._background)
         if self._engines is not None:
             await self._engines.unwatch()
         drain = 0.0 if self._now.is_set() else self._drain_seconds

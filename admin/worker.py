@@ -52,7 +52,7 @@ from wire.postgres.connect import Target
 from wire.postgres.listener import Listener
 from wire.postgres.tls_setup import listener_tls, node_tls
 from wire.sql.guard import OF_DATABASE
-from wire.tasks import spawn
+from wire.tasks import end, spawn
 
 if TYPE_CHECKING:
     from admin.telemetry.tracing import Tracer
@@ -410,9 +410,7 @@ class Worker:
             self._calls = None
         if self.dispatcher is not None:
             await self.dispatcher.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
         if self.catalogs is not None:
             await self.catalogs.close()
         if self.usage is not None:
@@ -434,8 +432,7 @@ class Worker:
 
     async def _close_audit(self) -> None:
         if self._auditing is not None:
-            self._auditing.cancel()
-            await asyncio.gather(self._auditing, return_exceptions=True)
+            await end(self._auditing)
             self._auditing = None
         audit, self.audit = self.audit, None
         if audit is not None:

@@ -25,16 +25,18 @@ def spawn(work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
     return task
 
 
-async def end(task: asyncio.Task[Any], *, again: float = AGAIN_SECONDS) -> None:
-    """Cancel `task` and return when it is over; how it ended is told by the log only.
+async def end(*tasks: asyncio.Task[Any], again: float = AGAIN_SECONDS) -> None:
+    """Cancel `tasks` and return when all are over; how they ended is told by the log only.
 
-    It is cancelled once more every `again` seconds: before Python 3.12, asyncio.wait_for (which the
-    client of NATS uses) swallows a cancellation that comes together with what it waits for
+    They are cancelled once more every `again` seconds: before Python 3.12, asyncio.wait_for (which
+    the client of NATS uses) swallows a cancellation that comes together with what it waits for
     (https://github.com/python/cpython/issues/86296), and waiting would never end.
     """
-    while not task.done():
-        task.cancel()
-        await asyncio.wait({task}, timeout=again)
+    left = set(tasks)
+    while left := {task for task in left if not task.done()}:
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=again)
 
 
 def _finished(task: asyncio.Task[Any]) -> None:

@@ -27,6 +27,8 @@ LOOK_BACK_SECONDS: Final = 900.0
 INTERVAL_SECONDS: Final = 2.0
 FASTEST_SECONDS: Final = 0.2
 SLOWEST_SECONDS: Final = 60.0
+# A cancellation that gets lost in the client of NATS is repeated after this long; people wait.
+QUIT_SECONDS: Final = 0.1
 # Lines that are not rows of tenants.
 FRAME_LINES: Final = 4
 _HELP: Final = (
@@ -223,7 +225,7 @@ async def _live(given: argparse.Namespace) -> int:
 
     from actors.analytics_fold import View
     from admin.find_log import open_log
-    from wire.tasks import spawn
+    from wire.tasks import end, spawn
 
     console = Console(highlight=False)
     screen = Screen(given.sort, given.filter, given.interval)
@@ -246,9 +248,7 @@ async def _live(given: argparse.Namespace) -> int:
             with _keys(typed), Live(console=console, screen=True, auto_refresh=False) as live:
                 await _show(screen, console, live, pressed, lambda: (view, known.tenants()))
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(*tasks, again=QUIT_SECONDS)
     return 0
 
 

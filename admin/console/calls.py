@@ -37,7 +37,7 @@ from events.connection import Connection
 from events.operators import Principal, Role
 from events.tokens import TokenChecker, TokenRefused, TokenSigner
 from wire.errors import ServerUnavailable, TenantryError
-from wire.tasks import spawn
+from wire.tasks import end, spawn
 
 log = logging.getLogger("tenantry.calls")
 
@@ -131,9 +131,7 @@ class Responder:
         if self._forget is not None:
             self._forget()
         await _leave(self._subscription)
-        for task in tuple(self._working):
-            task.cancel()
-        await asyncio.gather(*self._working, return_exceptions=True)
+        await end(*self._working)
 
     def _reconnected(self) -> None:
         # A connection that was dialled anew has forgotten us; in the other case there are two

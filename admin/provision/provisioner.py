@@ -26,7 +26,7 @@ from events.model import Provisioned, Tenant
 from events.projection import Subscriber
 from events.secrets import SecretError, tenant_purpose
 from wire.errors import TenantryError
-from wire.tasks import spawn
+from wire.tasks import end, spawn
 
 log = logging.getLogger("tenantry.provisioner")
 
@@ -200,9 +200,7 @@ class Provisioner:
             unsubscribe()
             for timer in self._timers.values():
                 timer.cancel()
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+            await end(*workers)
 
     def _enqueue(self, id: str) -> None:
         timer = self._timers.pop(id, None)
