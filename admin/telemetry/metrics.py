@@ -65,7 +65,10 @@ class TopTenants:
 
     def update(self, view: View, now: float) -> None:
         """Look at the view as it is now."""
-        if now - self._chosen_at >= CHOOSE_SECONDS or len(self.ids) < self.most:
+        unused = len(self.ids) < self.most or not all(
+            view.account(id).total("queries") for id in self.ids
+        )
+        if unused or now - self._chosen_at >= CHOOSE_SECONDS:
             self._chosen_at = now
             self._choose(view, now)
         seen = {id: _counts(view.account(id)) for id in self.ids}

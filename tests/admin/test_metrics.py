@@ -111,6 +111,16 @@ def test_counters_never_go_down_and_nothing_is_told_twice() -> None:
     assert requests(many.page(later + 1))[OTHER] == before[OTHER] + 7
 
 
+def test_who_has_only_logged_in_makes_room_at_once() -> None:
+    many = Many()
+    for number in range(TOP):
+        many.use(f"t{number:02}", 0)
+        many.view.account(f"t{number:02}").totals[COUNTERS.index("bytes_in")] = 5
+    many.page()
+    many.use("t40", 20, NOW + 1)
+    assert requests(many.page(NOW + 1))["t40"] == 20
+
+
 def test_two_of_equal_traffic_do_not_take_turns() -> None:
     many = Many()
     for number in range(10):
