@@ -1,6 +1,7 @@
-"""What isolation by rows costs: point reads of many tenants, one strategy against the other.
+r"""What isolation by rows costs: point reads of many tenants, one strategy against the other.
 
-    python -P bench/rows.py [--tenants 10,200] [--in-flight 16] [--rounds 3] [--seconds 3]
+    python -P bench/rows.py [--tenants 10,1000] [--protocols simple,prepared] [--rounds 3]
+                            [--in-flight 16] [--seconds 3] [--ways database,row\ shared,…]
 
 Tenants read one row of their own by its key, each over a connection of its own; `--in-flight` of
 them at a time, the tenants in turn, so that with shared pools most statements are hand-overs.
@@ -11,8 +12,11 @@ them at a time, the tenants in turn, so that with shared pools most statements a
     row seal         as shared, PostgreSQL alone keeps tenants apart
     row rewrite      as shared, the proxy alone does
 
-Servers are as many as in flight at most, but dedicated ones: one for each tenant. The load is made
-in Python, in one process, which is the same for all strategies; CPU is that of the proxy only.
+`simple` sends the text with its numbers in it, which PostgreSQL plans each time; `prepared` parses
+once for each connection and then binds, as drivers do. There are 16 servers whatever the number of
+tenants, so with many of them a tenant of its own database or pool waits until one is opened for it.
+The load is made in Python, in one process, which is the same for all strategies; CPU is that of the
+proxy only.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,8 +43,9 @@ from psycopg import sql
 
 from admin.provision.sql import group_role
 from bench.lab import PASSWORD, USER, Lab, config, laboratory
-from bench.machine import begin, cpu_of
+from bench.machine import begin, cpu_of, machine
 
+PROTOCOLS = ("simple", "prepared")
 WAYS = ("database", "row shared", "row dedicated", "row seal", "row rewrite")
 ROWS = 200
 SERVERS = 16
@@ -130,6 +136,31 @@ def load(lab: Lab, way: str, count: int) -> None:
 # --- load ----------------------------------------------------------------------------------------
 
 
+def message(kind: bytes, body: bytes) -> bytes:
+    """One message of the protocol."""
+    return kind + (len(body) + 4).to_bytes(4, "big") + body
+
+
+PREPARE = (
+    message(b"P", b"read\0SELECT value + 1 FROM points WHERE id = $1::int4\0" + bytes(2))
+    + message(b"S", b"")
+)  # fmt: skip
+EXECUTE_AND_SYNC = message(b"E", bytes(5)) + message(b"S", b"")
+
+
+def simple(number: int) -> bytes:
+    """A point read as one text."""
+    text = f"SELECT value + {number} FROM points WHERE id = {number % ROWS + 1}"
+    return message(b"Q", text.encode() + b"\0")
+
+
+def prepared(number: int) -> bytes:
+    """The same as Bind, Execute and Sync of what `PREPARE` has parsed; the parameter is binary."""
+    value = (number % ROWS + 1).to_bytes(4, "big")
+    bind = b"\0read\0" + bytes((0, 1, 0, 1, 0, 1, 0, 0, 0, 4)) + value + bytes(2)
+    return message(b"B", bind) + EXECUTE_AND_SYNC
+
+
 @dataclass
 class Client:
     """One connection, past its login; a statement is written and answered as bytes."""
@@ -139,9 +170,9 @@ class Client:
     # Ends the session when it goes.
     kept: psycopg.AsyncConnection[Any]
 
-    async def ask(self, message: bytes) -> bool:
+    async def ask(self, asked: bytes) -> bool:
         """Whether the answer holds a row; it is read up to ReadyForQuery."""
-        self.writer.write(message)
+        self.writer.write(asked)
         row = False
         while True:
             head = await self.reader.readexactly(5)
@@ -164,12 +195,17 @@ async def log_in(lab: Lab, id: str, way: str, turn: asyncio.Semaphore) -> Client
         )  # fmt: skip
     taken = socket.socket(fileno=os.dup(connection.fileno()))
     taken.setblocking(False)
-    reader, writer = await asyncio.open_connection(sock=taken)
-    return Client(reader, writer, connection)
+    client = Client(*await asyncio.open_connection(sock=taken), connection)
+    await client.ask(PREPARE)
+    return client
 
 
 async def measure(
-    clients: list[Client], in_flight: int, seconds: float, pids: list[int]
+    clients: list[Client],
+    ask: Callable[[int], bytes],
+    in_flight: int,
+    seconds: float,
+    pids: list[int],
 ) -> dict[str, float]:
     """Transactions a second, latency in ms, and the proxy's CPU in µs a transaction."""
     queue = asyncio.Queue[Client]()
@@ -184,10 +220,8 @@ async def measure(
         while time.monotonic() < stop:
             client = queue.get_nowait()
             number += 1
-            text = f"SELECT value + {number} FROM points WHERE id = {number % ROWS + 1}"
-            message = text.encode() + b"\0"
             began = time.perf_counter()
-            row = await client.ask(b"Q" + (len(message) + 4).to_bytes(4, "big") + message)
+            row = await client.ask(ask(number))
             times.append(time.perf_counter() - began)
             assert row, "a tenant does not see its own row"
             queue.put_nowait(client)
@@ -207,24 +241,29 @@ async def measure(
 
 async def rounds_of(
     lab: Lab, ways: list[str], count: int, given: argparse.Namespace
-) -> dict[str, list[dict[str, float]]]:
-    """Each way in turn, `rounds` times, so that what the machine does meets all of them."""
+) -> dict[str, dict[str, list[dict[str, float]]]]:
+    """By protocol and way, each way in turn, `rounds` times, so that what the machine does meets
+    all of them."""
     turn = asyncio.Semaphore(LOGINS_AT_ONCE)
     pids = lab.processes()
-    seen: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+    seen: dict[str, dict[str, list[dict[str, float]]]] = {
+        protocol: {way: [] for way in ways} for protocol in given.protocols
+    }
     clients = {
         way: await asyncio.gather(*(log_in(lab, id, way, turn) for id in ids(way, count)))
         for way in ways
     }
     in_flight = min(given.in_flight, count)
-    for way in ways:
-        await measure(list(clients[way]), in_flight, 1.0, pids)
-    for _ in range(given.rounds):
+    for protocol in given.protocols:
+        ask = simple if protocol == "simple" else prepared
         for way in ways:
-            figures = await measure(list(clients[way]), in_flight, given.seconds, pids)
-            seen[way].append(figures)
-            told = " ".join(f"{key} {value:9.2f}" for key, value in figures.items())
-            say(f"{count:5} tenants, {way:14} {told}")
+            await measure(list(clients[way]), ask, in_flight, 1.0, pids)
+        for _ in range(given.rounds):
+            for way in ways:
+                figures = await measure(list(clients[way]), ask, in_flight, given.seconds, pids)
+                seen[protocol][way].append(figures)
+                told = " ".join(f"{key} {value:9.2f}" for key, value in figures.items())
+                say(f"{count:5} tenants, {protocol:8}, {way:14} {told}")
     return seen
 
 
@@ -237,15 +276,22 @@ def compare(count: int, given: argparse.Namespace) -> dict[str, Any]:
         say(f"{count} tenants of each kind are loaded")
         time.sleep(SETTLE_SECONDS)
         seen = uvloop.run(rounds_of(lab, ways, count, given))
-    medians = {
-        way: {key: statistics.median(row[key] for row in rows) for key in rows[0]}
-        for way, rows in seen.items()
-    }
-    base = medians[ways[0]]
     return {
         "tenants": count,
-        "ways": medians,
         "against": ways[0],
+        "protocols": {protocol: summary(rounds) for protocol, rounds in seen.items()},
+    }
+
+
+def summary(seen: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Medians of each way, and their ratio to the first one."""
+    medians = {
+        way: {key: round(statistics.median(row[key] for row in rows), 3) for key in rows[0]}
+        for way, rows in seen.items()
+    }
+    base = next(iter(medians.values()))
+    return {
+        "medians": medians,
         "ratio": {
             way: {key: round(figures[key] / base[key], 3) for key in figures}
             for way, figures in medians.items()
@@ -262,14 +308,17 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tenants", type=lambda text: [int(n) for n in text.split(",")],
-                        default=[10, 200])  # fmt: skip
+                        default=[10, 1000])  # fmt: skip
+    parser.add_argument("--protocols", type=lambda text: text.split(","), default=list(PROTOCOLS))
     parser.add_argument("--ways", type=lambda text: text.split(","), default=list(WAYS))
     parser.add_argument("--in-flight", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0)
     given = parser.parse_args()
     begin()
-    print(json.dumps([compare(count, given) for count in given.tenants], indent=1))
+    about = machine()
+    done = [compare(count, given) for count in given.tenants]
+    print(json.dumps({"machine": about, "results": done}, indent=1))
     return 0
 
 
