@@ -31,6 +31,7 @@ from events.model import Tenant
 from events.projection import Projection
 from events.secrets import Vault, tenant_purpose
 
+PROVISION_SECONDS = 900  # a few thousand databases
 START_SECONDS = 120.0
 STOP_SECONDS = 60.0
 USER = "bench"
@@ -179,18 +180,32 @@ class Lab:
 
     def tenant(self, id: str) -> Tenant:
         """The tenant as the log has it."""
+        found = self._folded().tenant(id)
+        assert found is not None, f"{id} is not in the log"
+        return found
 
-        async def look() -> Tenant | None:
+    def wait_until_provisioned(self) -> None:
+        """Wait for PostgreSQL to have what all tenants need. Raises BenchError."""
+        deadline = time.monotonic() + PROVISION_SECONDS
+        while True:
+            log = self._folded()
+            left = sum(tenant.provisioned is None for id in log.ids() if (tenant := log.tenant(id)))
+            if not left:
+                return
+            if time.monotonic() > deadline:
+                raise BenchError(f"{left} tenants are not provisioned")
+            time.sleep(1)
+
+    def _folded(self) -> Projection:
+        async def look() -> Projection:
             log, projection = await ConfigLog.connect([self.nats_url()]), Projection()
             try:
                 await log.read_all(1, projection.apply)
             finally:
                 await log.close()
-            return projection.tenant(id)
+            return projection
 
-        found = asyncio.run(look())
-        assert found is not None, f"{id} is not in the log"
-        return found
+        return asyncio.run(look())
 
     def remove(self) -> None:
         engines_down(self.data)

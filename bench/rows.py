@@ -271,6 +271,7 @@ def compare(count: int, given: argparse.Namespace) -> dict[str, Any]:
     ways = list(given.ways)
     text = config([each for way in ways for each in tenants(way, count)], budget=SERVERS)
     with laboratory(text) as lab, lab.serve():
+        lab.wait_until_provisioned()
         for way in ways:
             load(lab, way, count)
         say(f"{count} tenants of each kind are loaded")
