@@ -213,10 +213,13 @@ class Lab:
 
 
 @contextlib.contextmanager
-def laboratory(text: str) -> Iterator[Lab]:
-    """Engines in a folder of their own, with `text` as the configuration file."""
+def laboratory(text: str, *, max_connections: int = 0) -> Iterator[Lab]:
+    """Engines in a folder of their own, with `text` as the configuration file; PostgreSQL with so
+    many connections, 0 for the embedded one's own number."""
     lab = Lab(text)
     try:
+        if max_connections:
+            EmbeddedPostgres(lab.data, fast=True, max_connections=max_connections).up()
         engines_up(lab.data, fast=True)
         yield lab
     finally:
