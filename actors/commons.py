@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from time import time
 from typing import Final
 
-from actors.pool import Shelf
+from actors.shelf import Shelf
 from events.model import Tenant
 from wire.ports import Seal
 from wire.postgres.connect import Target

@@ -14,6 +14,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from actors.durations import check_duration
+from actors.shelf import HAND_OVERS, Shelf
 from wire import errors as e
 from wire.ports import Pool
 from wire.postgres.connect import Target, connect
@@ -29,8 +30,6 @@ log = logging.getLogger("tenantry.pool")
 MAX_WAITING: Final = 10_000
 # Idle servers looked at for one that has this client's session state already.
 MAX_AFFINITY_SCAN: Final = 8
-# The same on a shelf, where another tenant's server costs a hand-over (some 80 us).
-MAX_SHELF_SCAN: Final = 64
 # Later than anything on the monotonic clock.
 NEVER: Final = 1e18
 # Connections opened at a time, per tenant: PostgreSQL forks for each.
@@ -87,16 +86,6 @@ class Budget:
         return first is not pool and (not pool.waiters or pool.size() > first.size() + 1)
 
 
-class Shelf:
-    """Idle servers that the tenants of one database with shared tables have in common."""
-
-    def __init__(self, target: Target) -> None:
-        self.target = target
-        self.idle: list[ServerConnection] = []
-        # Who uses it: with the last one the servers go.
-        self.pools: set[TenantPool] = set()
-
-
 class TenantPool(Pool):
     """Servers of one tenant on one node."""
 
@@ -142,9 +131,11 @@ class TenantPool(Pool):
     def acquire(self, client: Borrower) -> ServerConnection | None:
         if self.shelf is not None:
             if self.idle and len(self.lent) + self.opening < self.limit and not self.closed:
-                server = self.pick_sealed(client)
+                server = self.shelf.take(client)
                 server.pool = self
                 self.lent.add(server)
+                if self.shelf.hand_overs >= HAND_OVERS:
+                    self.stock()
                 return server
         elif self.idle and not client.session_mode:
             server = self.pick(client)
@@ -186,29 +177,6 @@ class TenantPool(Pool):
             at -= 1
         return idle.pop()
 
-    def pick_sealed(self, client: Borrower) -> ServerConnection:
-        """From the shelf: one that is this tenant's already, else the one longest unused."""
-        idle = self.idle
-        seal = client.lease.seal
-        state = client.session.state
-        found = -1
-        at = len(idle) - 1
-        stop = at - MAX_SHELF_SCAN
-        while at >= 0 and at > stop:
-            server = idle[at]
-            if server.seal is seal:
-                if server.owner == client.serial or (server.state is state and not server.unsure):
-                    del idle[at]
-                    return server
-                if found < 0:
-                    found = at
-            at -= 1
-        if found < 0:
-            found = 0
-        server = idle[found]
-        del idle[found]
-        return server
-
     def pick_like(self, client: Borrower) -> ServerConnection | None:
         """Session pooling: an idle server that was opened with the same startup settings."""
         for at in range(len(self.idle) - 1, -1, -1):
@@ -241,6 +209,8 @@ class TenantPool(Pool):
             self.drop(server)
         elif self.budget.wants(self):
             self.give_way(server)
+        elif self.shelf is not None:
+            self.shelf.put(server)
         else:
             self.idle.append(server)
 
@@ -271,8 +241,15 @@ class TenantPool(Pool):
     def discard(self, server: ServerConnection) -> None:
         self.lent.discard(server)
         if server in self.idle:
-            self.idle.remove(server)
+            self.take_out(server)
         self.drop(server)
+
+    def take_out(self, server: ServerConnection) -> None:
+        """It is no longer idle."""
+        if self.shelf is not None:
+            self.shelf.remove(server)
+        else:
+            self.idle.remove(server)
 
     def drop(self, server: ServerConnection) -> None:
         if server.closed:
@@ -285,7 +262,7 @@ class TenantPool(Pool):
     def evict(self) -> None:
         """Close the server that has been idle longest."""
         server = self.idle[0]
-        del self.idle[0]
+        self.take_out(server)
         server.close()
         self.budget.used -= 1
 
@@ -315,10 +292,11 @@ class TenantPool(Pool):
             self.open_one()
 
     def take_from_shelf(self) -> None:
+        assert self.shelf is not None
         while self.waiters and self.idle and self.size() < self.limit and not self.closed:
             client = next(iter(self.waiters))
             del self.waiters[client]
-            server = self.pick_sealed(client)
+            server = self.shelf.take(client)
             server.pool = self
             self.lent.add(server)
             client.acquired(server)
@@ -347,6 +325,29 @@ class TenantPool(Pool):
             self.opening -= 1
             self.lent.add(server)
             self.serve_opened(server)
+
+    def stock(self) -> None:
+        """Open a server for the shelf in advance if that will pay and takes nobody's room."""
+        shelf = self.shelf
+        if shelf is None or not shelf.wants_more() or self.budget.used >= self.budget.limit:
+            return
+        shelf.growing = True
+        self.budget.used += 1
+        spawn(self.open_for_shelf(shelf), name="open server for the shelf")
+
+    async def open_for_shelf(self, shelf: Shelf) -> None:
+        try:
+            server = await connect(self, self.target, {})
+        except BaseException as error:
+            self.budget.give()
+            if not isinstance(error, e.TenantryError):
+                raise
+            log.debug("no server in advance: %s", error)
+        else:
+            self.lent.add(server)
+            self.serve_opened(server)
+        finally:
+            shelf.growing = False
 
     def serve_opened(self, server: ServerConnection) -> None:
         """Hand a new server to the first who waits for one like it."""
@@ -484,4 +485,6 @@ class TenantPool(Pool):
             return
         shelf.pools.discard(self)
         while shelf.idle and not shelf.pools:
-            self.drop(shelf.idle.pop())
+            server = shelf.idle[-1]
+            shelf.remove(server)
+            self.drop(server)
