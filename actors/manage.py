@@ -101,7 +101,7 @@ def look(actor: TenantActor, *, sockets: bool) -> Look:
     waited = max((now - since for since in pool.waiters.values()), default=0.0)
     lease = actor.lease
     cancelled = sum(server.cancels > 0 for server in pool.lent)
-    idle = pool.idle if pool.shelf is None else []
+    idle = pool.idle
     found = Look(
         {
             "tenant": actor.id,

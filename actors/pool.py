@@ -13,6 +13,7 @@ import logging
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from actors.budget import Budget
 from actors.durations import check_duration
 from actors.shelf import HAND_OVERS, Shelf
 from wire import errors as e
@@ -36,56 +37,6 @@ NEVER: Final = 1e18
 MAX_OPENING: Final = 8
 
 
-class Budget:
-    """How many servers the tenants of one node may have together."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.used = 0
-        self.pools: set[TenantPool] = set()
-        # Pools that could not open a server, in the order of their asking.
-        self.waiting: dict[TenantPool, None] = {}
-
-    def take(self, pool: TenantPool) -> bool:
-        """Room for one more server of `pool`, made by eviction if need be; else it waits."""
-        if self.used < self.limit:
-            self.used += 1
-            return True
-        victim: TenantPool | None = None
-        for other in self.pools:
-            if other.idle and (victim is None or other.last_used < victim.last_used):
-                victim = other
-        if victim is not None:
-            victim.evict()
-            if self.used < self.limit:
-                self.used += 1
-                return True
-        self.waiting[pool] = None
-        return False
-
-    def give(self) -> None:
-        """A server has been closed."""
-        self.used -= 1
-        while self.waiting and self.used < self.limit:
-            pool = next(iter(self.waiting))
-            del self.waiting[pool]
-            pool.grow()
-
-    def wants(self, pool: TenantPool) -> bool:
-        """Whether `pool` should give up a server that it could keep, for one that has fewer."""
-        first: TenantPool | None = None
-        while self.waiting:
-            first = next(iter(self.waiting))
-            if first.waiters:
-                break
-            # They have gone, or got another server.
-            del self.waiting[first]
-            first = None
-        if first is None:
-            return False
-        return first is not pool and (not pool.waiters or pool.size() > first.size() + 1)
-
-
 class TenantPool(Pool):
     """Servers of one tenant on one node."""
 
@@ -101,7 +52,8 @@ class TenantPool(Pool):
         self.idle_seconds = 0.0
         self.lifetime_seconds = 0.0
         self.acquire_seconds = 0.0
-        self.idle: list[ServerConnection] = [] if shelf is None else shelf.idle
+        # Of its own: empty where tenants share a shelf.
+        self.idle: list[ServerConnection] = []
         self.lent: set[ServerConnection] = set()
         self.opening = 0
         # Who waits for a server, and since when.
@@ -115,13 +67,19 @@ class TenantPool(Pool):
         self.valid_before = 0.0
 
     def size(self) -> int:
-        own_idle = len(self.idle) if self.shelf is None else 0
-        return own_idle + len(self.lent) + self.opening
+        return len(self.idle) + len(self.lent) + self.opening
+
+    def has_idle(self) -> bool:
+        return bool(self.idle) if self.shelf is None else bool(self.shelf.idle)
+
+    def all_idle(self) -> list[ServerConnection]:
+        """Its idle servers, and those it shares, the one longest idle first."""
+        return self.idle if self.shelf is None else list(self.shelf.idle)
 
     # --- lending --------------------------------------------------------------------------------
 
     def departed(self, serial: int) -> None:
-        for server in list(self.idle):
+        for server in list(self.all_idle()):
             if server.owner == serial and server.unsure:
                 self.discard(server)
 
@@ -130,7 +88,7 @@ class TenantPool(Pool):
 
     def acquire(self, client: Borrower) -> ServerConnection | None:
         if self.shelf is not None:
-            if self.idle and len(self.lent) + self.opening < self.limit and not self.closed:
+            if self.shelf.idle and len(self.lent) + self.opening < self.limit and not self.closed:
                 server = self.shelf.take(client)
                 server.pool = self
                 self.lent.add(server)
@@ -240,16 +198,12 @@ class TenantPool(Pool):
 
     def discard(self, server: ServerConnection) -> None:
         self.lent.discard(server)
-        if server in self.idle:
-            self.take_out(server)
-        self.drop(server)
-
-    def take_out(self, server: ServerConnection) -> None:
-        """It is no longer idle."""
-        if self.shelf is not None:
-            self.shelf.remove(server)
-        else:
+        shelf = self.shelf
+        if shelf is not None and server in shelf.idle:
+            shelf.remove(server)
+        elif server in self.idle:
             self.idle.remove(server)
+        self.drop(server)
 
     def drop(self, server: ServerConnection) -> None:
         if server.closed:
@@ -261,8 +215,12 @@ class TenantPool(Pool):
 
     def evict(self) -> None:
         """Close the server that has been idle longest."""
-        server = self.idle[0]
-        self.take_out(server)
+        if self.shelf is not None:
+            server = self.shelf.oldest()
+            self.shelf.remove(server)
+        else:
+            server = self.idle[0]
+            del self.idle[0]
         server.close()
         self.budget.used -= 1
 
@@ -270,7 +228,7 @@ class TenantPool(Pool):
         for server in self.lent:
             if server.target.process_id == process_id:
                 return server.told_id
-        for server in self.idle:
+        for server in self.all_idle():
             if server.target.process_id == process_id:
                 return server.told_id
         return 0
@@ -283,7 +241,7 @@ class TenantPool(Pool):
             self.take_from_shelf()
         while self.opening < min(len(self.waiters), MAX_OPENING) and not self.closed:
             if self.size() >= self.limit:
-                if not self.idle or self.shelf is not None:
+                if not self.idle:
                     return
                 # Idle, yet somebody waits: opened with other startup settings than wanted.
                 self.evict()
@@ -292,11 +250,12 @@ class TenantPool(Pool):
             self.open_one()
 
     def take_from_shelf(self) -> None:
-        assert self.shelf is not None
-        while self.waiters and self.idle and self.size() < self.limit and not self.closed:
+        shelf = self.shelf
+        assert shelf is not None
+        while self.waiters and shelf.idle and self.size() < self.limit and not self.closed:
             client = next(iter(self.waiters))
             del self.waiters[client]
-            server = self.shelf.take(client)
+            server = shelf.take(client)
             server.pool = self
             self.lent.add(server)
             client.acquired(server)
@@ -389,18 +348,22 @@ class TenantPool(Pool):
                         limit="pool",
                     )
                 )
-        while self.idle and self.overdue(self.idle[0], now):
+        while self.has_idle() and self.overdue(now):
             self.evict()
             self.budget.used += 1
             self.budget.give()
 
-    def overdue(self, server: ServerConnection, now: float) -> bool:
+    def overdue(self, now: float) -> bool:
+        """Whether the server that has been idle longest has been so for too long."""
+        shelf = self.shelf
+        server = self.idle[0] if shelf is None else shelf.oldest()
         if self.lifetime_seconds and now - server.created > self.lifetime_seconds:
             return True
         if server.created < self.valid_since:
             # While we hold, what is idle is not ours alone.
             return not self.held
-        if not self.idle_seconds or len(self.idle) <= self.min_idle:
+        count = len(self.idle) if shelf is None else len(shelf.idle)
+        if not self.idle_seconds or count <= self.min_idle:
             return False
         return now - server.idle_since > self.idle_seconds
 
@@ -436,7 +399,7 @@ class TenantPool(Pool):
         self.limit = 0
         self.valid_since = NEVER
         self.budget.waiting.pop(self, None)
-        while self.idle and self.shelf is None:
+        while self.idle:
             self.drop(self.idle.pop())
 
     def let_go(self) -> None:
@@ -450,7 +413,7 @@ class TenantPool(Pool):
         if self.held:
             return
         self.valid_since = monotonic()
-        while self.idle and self.shelf is None:
+        while self.idle:
             self.drop(self.idle.pop())
 
     def close_when_idle(self) -> None:
@@ -460,7 +423,7 @@ class TenantPool(Pool):
         for client in list(self.waiters):
             client.acquire_failed(e.ServerUnavailable("the pool is being changed; try again"))
         self.waiters.clear()
-        while self.idle and self.shelf is None:
+        while self.idle:
             self.drop(self.idle.pop())
         if not self.lent:
             self.leave()
@@ -472,8 +435,7 @@ class TenantPool(Pool):
         for client in list(self.waiters):
             client.acquire_failed(e.ShuttingDown("the tenant is not available"))
         self.waiters.clear()
-        own_idle = self.idle if self.shelf is None else []
-        for server in [*own_idle, *self.lent]:
+        for server in [*self.idle, *self.lent]:
             self.discard(server)
         self.leave()
 
@@ -485,6 +447,6 @@ class TenantPool(Pool):
             return
         shelf.pools.discard(self)
         while shelf.idle and not shelf.pools:
-            server = shelf.idle[-1]
+            server = shelf.oldest()
             shelf.remove(server)
             self.drop(server)

@@ -26,12 +26,15 @@ HAND_OVER_SECONDS: Final = 10.0
 
 
 class Shelf:
-    """See the module. `idle` is in the order of their coming; only the shelf changes it."""
+    """See the module. Only the shelf itself changes what it holds."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self.idle: list[ServerConnection] = []
-        # The same servers by whom they are sealed for.
+        # In the order of their coming; a dict, because any one of a thousand may go.
+        self.idle: dict[ServerConnection, None] = {}
+        # Those that are nobody's yet.
+        self.unsealed: list[ServerConnection] = []
+        # All others by whom they are sealed for.
         self.sealed: dict[Seal, list[ServerConnection]] = {}
         # Who uses it: with the last one the servers go.
         self.pools: set[Pool] = set()
@@ -42,34 +45,40 @@ class Shelf:
 
     def put(self, server: ServerConnection) -> None:
         """It is idle from now on."""
+        self.idle[server] = None
         seal = server.seal
         if seal is None:
-            self.idle.insert(0, server)  # nobody's: the first to be taken
+            self.unsealed.append(server)
             return
-        self.idle.append(server)
         own = self.sealed.get(seal)
         if own is None:
             self.sealed[seal] = [server]
         else:
             own.append(server)
 
+    def oldest(self) -> ServerConnection:
+        """The one longest idle. There must be one."""
+        return next(iter(self.idle))
+
     def take(self, client: Borrower) -> ServerConnection:
         """The idle server that needs least preparation. There must be one."""
         own = self.sealed.get(client.lease.seal) if client.lease.seal is not None else None
-        if own is None:
-            server = self.idle[0]
-            if server.seal is not None:
-                self.hand_overs += 1
-        else:
+        if own is not None:
             server = nearest(own, client)
+        elif self.unsealed:
+            server = self.unsealed[-1]
+        else:
+            server = self.oldest()
+            self.hand_overs += 1
         self.remove(server)
         return server
 
     def remove(self, server: ServerConnection) -> None:
-        """It is lent, or closed. Raises ValueError when it is not here."""
-        self.idle.remove(server)
+        """It is lent, or closed. Raises KeyError when it is not here."""
+        del self.idle[server]
         seal = server.seal
         if seal is None:
+            self.unsealed.remove(server)
             return
         own = self.sealed[seal]
         own.remove(server)

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
+from actors.budget import Budget
 from actors.commons import Commons, TokenSeal, quoted
 from actors.lease import TenantLease, share
 from actors.limits import TokenBucket
 from actors.manage import Manage, Pauses, manage
 from actors.messages import ConfigChanged, ConnectionClosed, ConnectionOpened, OpenLease, Tick
-from actors.pool import Budget, TenantPool
+from actors.pool import TenantPool
 from actors.runtime import AsyncioActor
 from events.audit_sink import AuditSink
 from events.installation import Installation
@@ -300,7 +301,7 @@ class TenantActor(AsyncioActor):
         servers = idle = 0
         if pool is not None:
             # Idle servers that tenants have in common are nobody's.
-            idle = len(pool.idle) if pool.shelf is None else 0
+            idle = len(pool.idle)
             servers = len(pool.lent) + idle
         present = (len(self.clients), servers, idle)
         now = monotonic()

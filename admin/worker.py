@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from actors import reference
+from actors.budget import Budget
 from actors.commons import Commons, Grounds
 from actors.directory import Directory
 from actors.dispatcher import Dispatcher
 from actors.manage import Pauses
-from actors.pool import Budget
 from actors.tenant import Surroundings, TenantActor
 from admin.audit_open import open_audit
 from admin.catalog_reader import CatalogReader
@@ -339,8 +339,8 @@ class Worker:
         assert self.listener is not None
         actors = reference.running()
         pools = self.budget.pools
-        # Shelves are shared by pools; each server counts once.
-        idle = {id(pool.idle): len(pool.idle) for pool in pools}
+        shelves = {pool.shelf for pool in pools if pool.shelf is not None}
+        idle = sum(len(pool.idle) for pool in pools) + sum(len(each.idle) for each in shelves)
         said: dict[str, float] = {
             "configuration_staleness_seconds": self.log.staleness(),
             "position": self.projection.position,
@@ -350,7 +350,7 @@ class Worker:
             "actor_messages_waiting": sum(len(each._inbox) for each in actors),
             "pool_servers_limit": self.budget.limit,
             "pool_servers_used": self.budget.used,
-            "pool_servers_idle": sum(idle.values()),
+            "pool_servers_idle": idle,
             "pool_clients_waiting": sum(pool.waiting() for pool in pools),
             "cache_statements": len(OF_DATABASE),
         }

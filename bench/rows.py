@@ -4,7 +4,8 @@ r"""What isolation by rows costs: point reads of many tenants, one strategy agai
                             [--in-flight 16] [--seconds 3] [--ways database,row\ shared,…]
 
 Tenants read one row of their own by its key, each over a connection of its own; `--in-flight` of
-them at a time, the tenants in turn, so that with shared pools most statements are hand-overs.
+them at a time, the tenants in turn. With `--servers 16` shared servers are that few, and with more
+tenants nearly every statement is a hand-over.
 
     database         a database for each tenant
     row shared       shared tables, both layers, servers that pass between tenants
@@ -14,9 +15,9 @@ them at a time, the tenants in turn, so that with shared pools most statements a
 
 `simple` sends the text with its numbers in it, which PostgreSQL plans each time; `prepared` parses
 once for each connection and then binds, as drivers do. There are servers enough for each tenant to
-keep one, so nobody waits for one to be opened; tenants that share them use as many as are in
-flight. The load is made in Python, in one process, which is the same for all strategies; CPU is
-that of the proxy only.
+keep one, so nobody waits for one to be opened; tenants that share them come to one each in time (a
+few ms for each: see --warm). The load is made in Python, in one process, which is the same for all
+strategies; CPU is that of the proxy only.
 """
 
 from __future__ import annotations
@@ -259,7 +260,7 @@ async def rounds_of(
     for protocol in given.protocols:
         ask = simple if protocol == "simple" else prepared
         for way in ways:
-            await measure(list(clients[way]), ask, in_flight, 1.0, pids)
+            await measure(list(clients[way]), ask, in_flight, given.warm, pids)
         for _ in range(given.rounds):
             for way in ways:
                 figures = await measure(list(clients[way]), ask, in_flight, given.seconds, pids)
@@ -271,9 +272,9 @@ async def rounds_of(
 
 def compare(count: int, given: argparse.Namespace) -> dict[str, Any]:
     ways = list(given.ways)
-    budget = max(SERVERS, count)
+    budget = given.servers or max(SERVERS, count)
     text = config([each for way in ways for each in tenants(way, count)], budget=budget * len(ways))
-    connections = budget * len(ways) + SPARE
+    connections = max(budget, count) * len(ways) + SPARE
     with laboratory(text, max_connections=connections) as lab, lab.serve():
         lab.wait_until_provisioned()
         for way in ways:
@@ -317,7 +318,9 @@ def main() -> int:
     parser.add_argument("--protocols", type=lambda text: text.split(","), default=list(PROTOCOLS))
     parser.add_argument("--ways", type=lambda text: text.split(","), default=list(WAYS))
     parser.add_argument("--in-flight", type=int, default=16)
+    parser.add_argument("--warm", type=float, default=5.0, help="seconds before the first round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--servers", type=int, default=0, help="for each way; 0: for every tenant")
     parser.add_argument("--seconds", type=float, default=3.0)
     given = parser.parse_args()
     begin()

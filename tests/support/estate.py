@@ -21,10 +21,10 @@ from psycopg import conninfo
 from support.engines import Postgres
 from support.provisioning import VAULT, node
 
+from actors.budget import Budget
 from actors.commons import Commons, Grounds
 from actors.directory import Directory
 from actors.dispatcher import Dispatcher
-from actors.pool import Budget
 from actors.tenant import Surroundings, TenantActor
 from admin.catalog_reader import CatalogReader
 from admin.operator_access import is_whole, whole_database, whole_target

@@ -135,7 +135,7 @@ class House:
     def servers(self) -> list[int]:
         """Process ids of all servers that are idle or lent. In the proxy's loop."""
         pools = self.pools() | self.made.budget.pools
-        return [s.target.process_id for pool in pools for s in {*pool.idle, *pool.lent}]
+        return [s.target.process_id for pool in pools for s in {*pool.all_idle(), *pool.lent}]
 
     def end_servers(self) -> None:
         for pid in self.made.call(self.servers):
@@ -342,7 +342,7 @@ class Playing:
         for client in self.house.made.listener.clients:
             if client.process_id == self.a.pid:
                 server = client.server
-                idle = client.lease.pool.idle
+                idle = client.lease.pool.all_idle()
                 if server is None and idle:
                     server = idle[-1]
                 return server.target.process_id if server is not None else 0

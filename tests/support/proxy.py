@@ -27,9 +27,10 @@ import uvloop
 from psycopg import conninfo, sql
 from support.engines import Postgres, unique_name
 
+from actors.budget import Budget
 from actors.lease import TenantLease
 from actors.limits import TokenBucket
-from actors.pool import Budget, TenantPool
+from actors.pool import TenantPool
 from events.installation import Installation
 from events.model import Tenant
 from wire.errors import TenantryError

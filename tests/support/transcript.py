@@ -18,9 +18,10 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+from actors.budget import Budget
 from actors.lease import TenantLease
 from actors.limits import TokenBucket
-from actors.pool import Budget, TenantPool
+from actors.pool import TenantPool
 from events.installation import Installation
 from events.model import Tenant
 from wire.ports import Meter, Tenants
