@@ -137,7 +137,8 @@ def test_what_is_connected_now_does_not_depend_on_the_order(data: st.DataObject)
             view.apply(message)
     newest = views[0].newest
     one, other = (
-        {t: (a.connected(newest), a.qps(newest)) for t, a in view.accounts.items()}
+        # Sums of fractions in another order differ in their last digit.
+        {t: (a.connected(newest), round(a.qps(newest), 9)) for t, a in view.accounts.items()}
         for view in views
     )
     assert one == other
