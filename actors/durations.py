@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 # A query that does not end this long after it was cancelled loses its connection.
 CANCEL_GRACE_SECONDS: Final = 5.0
+# PostgreSQL forgets a cancel that comes before its process has begun with the query, as on a machine
+# that has no time for it; so it is told again, as long as the query goes on.
+CANCEL_AGAIN_SECONDS: Final = 1.0
 
 
 def check_duration(server: ServerConnection, now: float) -> None:
@@ -37,10 +40,17 @@ def check_duration(server: ServerConnection, now: float) -> None:
                     limit="duration",
                 )
                 refused(client, error, server.sql)
+                server.cancelled_since = server.cancelled_at = now
                 server.cancel(error)
-            elif busy > limit + CANCEL_GRACE_SECONDS:
+                return
+            # From when it was cancelled, which is late when there was no time to look.
+            since = server.cancelled_since if server.override else server.query_since + limit
+            if now - since > CANCEL_GRACE_SECONDS:
                 client.end(e.TimedOut(f"query took longer than {limit:g} seconds"))
                 return
+            if server.override and now - server.cancelled_at > CANCEL_AGAIN_SECONDS:
+                server.cancelled_at = now
+                server.cancel()
     elif in_block:
         limit = lease.max_idle_in_transaction_seconds
         if limit and now - server.idle_since > limit:

@@ -56,7 +56,7 @@ from events.installation import Installation, Node
 from events.keys import KeyRing
 from events.log import ConfigLog
 from events.projection import Projection
-from events.secrets import Vault
+from events.secrets import KEY_FILE, KEY_VARIABLE, SecretError, Vault, is_sealed, sealed_with
 from events.spans import NO_SPANS, TRACEPARENT
 from events.stream import Conflict
 from wire.tasks import end, spawn
@@ -139,15 +139,20 @@ class Control:
         patience: float = PATIENCE,
     ) -> Control:
         """Connect to the log within `patience` seconds, fold all that it holds: from the newest
-        snapshot on, if there is a good one. Raises LogError."""
+        snapshot on, if there is a good one. Raises LogError; SecretError, before anything can be
+        changed, when the log belongs to another key."""
         config_log = await ConfigLog.connect(
             servers, replicas=replicas, name=f"tenantry-{name}", patience=patience
         )
         try:
             keys = KeyRing(config_log, vault)
             await keys.load()
+            _same_key(keys.sealed_with(), vault)
             control = cls(config_log, vault, await snapshot.load(config_log, vault), keys)
             await control.commander.catch_up()
+            nodes = control.projection.installation_settings().get("nodes", ())
+            passwords = (node.get("password", "") for node in nodes)
+            _same_key({sealed_with(each) for each in passwords if is_sealed(each)}, vault)
         except BaseException:
             await config_log.close()
             raise
@@ -436,3 +441,14 @@ class Control:
 def _gone(future: asyncio.Future[BaseException | None], cause: BaseException | None) -> None:
     if not future.done():
         future.set_result(cause)
+
+
+def _same_key(needed: set[str], vault: Vault) -> None:
+    """A process with another key must not write: what it seals would stop all the others. Raises
+    SecretError."""
+    if needed and vault.key_id not in needed:
+        raise SecretError(
+            f"the log's secrets are sealed with key {min(needed)}, and this data directory has key "
+            f"{vault.key_id}: copy {KEY_FILE} from a data directory of the same installation, or "
+            f"set {KEY_VARIABLE}"
+        )

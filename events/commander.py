@@ -171,7 +171,7 @@ class Commander:
         self, command: Command, actor: str, headers: Mapping[str, str], caught_up: bool
     ) -> Accepted | None:
         """One try; None asks to catch up and try again."""
-        before = self._seen(command)
+        before = self._seen(command, actor)
         if before is not None:
             return before
         kind, id = command.kind, command.subject_id
@@ -193,7 +193,7 @@ class Commander:
             return await self._store(command, decided, actor, headers, caught_up)
         async with self._wide:
             # Whoever had the lock before may have changed what this rests on.
-            before = self._seen(command)
+            before = self._seen(command, actor)
             if before is not None:
                 return before
             position = self._projection.position
@@ -204,13 +204,13 @@ class Commander:
             except Conflict:
                 raise _WideConflict from None
 
-    def _seen(self, command: Command) -> Accepted | None:
-        """The answer to a command that was carried out before. Raises CommandIdReused."""
+    def _seen(self, command: Command, actor: str) -> Accepted | None:
+        """The answer to a command that `actor` gave before. Raises CommandIdReused."""
         seen = self._projection.seen(command.command_id)
         if seen is None or command.dry_run:
             return None
-        if not seen.is_for(command.kind, command.subject_id):
-            raise CommandIdReused(f"command {command.command_id} was used for another subject")
+        if not seen.is_for(command.kind, command.subject_id, actor):
+            raise CommandIdReused(f"command {command.command_id} was used for something else")
         return Accepted(seen.sequence, (), repeated=True)
 
     async def _decide(self, command: Command) -> list[Fact]:

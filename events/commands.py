@@ -93,7 +93,7 @@ class State(Protocol):
 def decide(state: State, command: Command, now: datetime | None = None) -> list[Fact]:
     """The facts that follow; none when all is as asked already. Raises CommandRefused.
 
-    Only a purge asks what time it is (`now`, UTC).
+    Only a purge and a revocation ask what time it is (`now`, UTC).
     """
     _expect(state, command)
     if isinstance(command, TenantCommand):
@@ -108,7 +108,7 @@ def decide(state: State, command: Command, now: datetime | None = None) -> list[
     if isinstance(command, OperatorCommand):
         return _decide_operator(state, command)
     assert isinstance(command, TokenCommand), f"{type(command).__name__} cannot be decided"
-    return _decide_token(state, command)
+    return _decide_token(state, command, now or datetime.now(UTC))
 
 
 def _expect(state: State, command: Command) -> None:
@@ -208,14 +208,18 @@ def _decide_operator(state: State, command: OperatorCommand) -> list[Fact]:
     return [] if before == operator_settings(fact) else [fact]
 
 
-def _decide_token(state: State, command: TokenCommand) -> list[Fact]:
+def _decide_token(state: State, command: TokenCommand, now: datetime) -> list[Fact]:
     known = state.named(KIND_TOKEN, command.jti)
     settings: dict[str, Any] = {} if known is None or known.deleted else known.settings
     if isinstance(command, RevokeToken):
-        expires = command.expires_at or settings.get("expires_at")
-        if expires is None:
+        expires = command.expires_at
+        if not settings and expires is None:
             raise _missing("token", command.jti)
-        return [] if settings.get("revoked") else [TokenRevoked(expires_at=expires)]
+        # A revocation is forgotten after that date, so it must not be too early: whoever gives it
+        # may be wrong, and so may whoever noted the token. No token lives longer than this.
+        latest = int(now.timestamp()) + LIFE_SECONDS_MAX
+        until = max(expires or 0, settings.get("expires_at", 0), latest)
+        return [] if settings.get("revoked") else [TokenRevoked(expires_at=until)]
     assert isinstance(command, IssueToken)
     mistakes: list[Mistake] = []
     if (command.role == "tenant-admin") != bool(command.tenant):

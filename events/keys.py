@@ -28,7 +28,7 @@ from events.log import ConfigLog
 from events.model import Settings
 from events.personal import KEY_BYTES, PERSONAL, DataKey, without_sealed
 from events.projection import Projection
-from events.secrets import SecretError, Vault
+from events.secrets import SecretError, Vault, sealed_with
 from events.settings import merge
 from events.stream import (
     NO_STREAM_FOUND,
@@ -75,6 +75,10 @@ class KeyRing:
         """Read all that are stored. Raises LogUnavailable."""
         async for batch in tail.read(self._source.nats, STREAM, after=self._position):
             self._take(batch)
+
+    def sealed_with(self) -> set[str]:
+        """The ids of the installation's keys that what is stored needs: one, if all is well."""
+        return {sealed_with(sealed) for sealed in self._sealed.values()}
 
     async def follow(self, *, make: bool = False) -> None:
         """Take what others store, until cancelled; with `make`, make the stream if need be."""

@@ -125,14 +125,14 @@ class ConfigLog:
                 "Nats-Expected-Stream": STREAM,
                 "Nats-Expected-Last-Subject-Sequence": str(expected_sequence),
             }
-            once = partial(self._append_once, subject, data, commit.id, expected_sequence, sent)
+            once = partial(self._append_once, subject, data, commit, expected_sequence, sent)
             return await self.connection.persist(once, f"{kind} {id}", writing=True)
 
     async def _append_once(
         self,
         subject: str,
         data: bytes,
-        command_id: str,
+        commit: Commit,
         expected: int,
         headers: dict[str, str],
         wait: float,
@@ -145,18 +145,18 @@ class ConfigLog:
             # The conflict may be with our own earlier try. Only the first message behind the
             # expected one can be ours; once it is somebody else's, ours can never be stored.
             first = await self._first_from(subject, expected + 1, wait)
-            if first is not None and first[1] == command_id:
+            if first is not None and _same(first[1], commit):
                 return first[0]
             raise Conflict(f"{subject} has moved on from {expected}") from None
         sequence = int(answer["seq"])
         if answer.get("duplicate"):
             first = await self._first_from(subject, sequence, wait)
-            if first is None or first[0] != sequence:
-                raise CommandIdReused(f"command {command_id} was used for another subject")
+            if first is None or first[0] != sequence or not _same(first[1], commit):
+                raise CommandIdReused(f"command {commit.id} was used for something else")
         return sequence
 
-    async def _first_from(self, subject: str, sequence: int, wait: float) -> tuple[int, str] | None:
-        """Sequence and command id of the subject's first message at or after `sequence`. Asks the
+    async def _first_from(self, subject: str, sequence: int, wait: float) -> tuple[int, Commit] | None:
+        """Sequence and contents of the subject's first message at or after `sequence`. Asks the
         leader: any replica may answer a direct get, also one that lags behind."""
         question = orjson.dumps({"seq": sequence, "next_by_subj": subject})
         try:
@@ -166,7 +166,7 @@ class ConfigLog:
                 return None
             raise
         message = answer["message"]
-        return int(message["seq"]), codec.decode(base64.b64decode(message["data"])).id
+        return int(message["seq"]), codec.decode(base64.b64decode(message["data"]))
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -257,3 +257,8 @@ class ConfigLog:
 
         info = await self.connection.persist(once, f"the stream {STREAM}", writing=False)
         check_stream(info["config"], replicas)
+
+
+def _same(stored: Commit, sent: Commit) -> bool:
+    """Whether it is the same command: ids are chosen by those who send them."""
+    return (stored.id, stored.actor) == (sent.id, sent.actor)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import logging
 import re
 import ssl
 from collections.abc import Sequence
@@ -30,10 +31,13 @@ from urllib.parse import parse_qs, quote, urlencode, urlsplit
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 if TYPE_CHECKING:
     from events.installation import Events
+
+log = logging.getLogger("tenantry.log")
 
 OPTIONS: Final = ("ca", "cert", "key", "credentials", "nkey")
 _ONLY_WITH_TLS: Final = ("ca", "cert", "key")
@@ -164,6 +168,31 @@ class SafeClient(Client):
         except LoginError as error:
             raise NatsError(f"nats: {error}") from None
         return b"CONNECT " + json.dumps(given, sort_keys=True).encode() + b"\r\n"
+
+    # The server hands on what it gets. In the library a message that cannot be read ends the loop
+    # that reads all others: it would stay connected and hear nothing, and one such message in a
+    # queue would do so again after each reconnect.
+
+    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
+        """What can be read of them; none where nothing can."""
+        try:
+            found: dict[str, str] | None = await super()._process_headers(headers)
+        except (ValueError, IndexError):
+            log.info("a message came with headers that cannot be read")
+            return None
+        return found
+
+    def _build_message(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
+    ) -> Msg:
+        """Subjects are text here: what is none is no name of anything, and answered nowhere."""
+        named, answered = _as_text(subject), _as_text(reply)
+        message: Msg = super()._build_message(sid, named, answered, data, headers)
+        return message
+
+
+def _as_text(raw: bytes) -> bytes:
+    return raw if raw.isascii() else raw.decode(errors="replace").encode()
 
 
 def _is_encrypted(transport: Any) -> bool:

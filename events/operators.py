@@ -35,8 +35,8 @@ TENANT_ADMIN_MAY: Final = frozenset({"users", "metadata"})
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks: shown to be so by a token or by being this process. `tenant` is for the role
-    tenant-admin; `jti` names the token; `address` is where the request came from."""
+    """Who asks: shown to be so by a token or by being this process. `tenant` bounds it to one: the
+    role tenant-admin, or what was one before its operator was made a viewer; `jti` names the token; `address` is where the request came from."""
 
     name: str
     role: Role
@@ -46,7 +46,9 @@ class Principal:
 
     def may_read(self, tenant: str) -> bool:
         """Whether it may see the configuration of `tenant`; "" is what concerns all."""
-        return self.role != "tenant-admin" or (bool(tenant) and tenant == self.tenant)
+        if not self.tenant:
+            return self.role != "tenant-admin"
+        return tenant == self.tenant
 
 
 class Known(Protocol):
@@ -86,7 +88,7 @@ def bounded(principal: Principal, known: Known) -> Principal | None:
         return principal
     if found.deleted or found.settings.get("disabled"):
         return None
-    if found.settings.get("role") == "viewer" and principal.role == "operator":
+    if found.settings.get("role") == "viewer" and principal.role != "viewer":
         return Principal(
             principal.name, "viewer", principal.tenant, principal.jti, principal.address
         )

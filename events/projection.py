@@ -138,7 +138,7 @@ class Projection:
             raise GapError(f"sequence {sequence} follows {self.position}")
         self.position = sequence
         if self._commands is not None:
-            self._commands.remember(commit.id, sequence, kind, id, commit.time)
+            self._commands.remember(commit.id, sequence, kind, id, commit.time, commit.actor)
         if kind == KIND_TENANT:
             self._apply_tenant(sequence, id, commit)
         elif kind == KIND_INSTALLATION:

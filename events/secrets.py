@@ -100,6 +100,11 @@ def is_sealed(text: str) -> bool:
     return text.startswith(_PREFIX)
 
 
+def sealed_with(sealed: str) -> str:
+    """The id of the key that a sealed text needs."""
+    return sealed.removeprefix(_PREFIX).partition(":")[0]
+
+
 def tenant_purpose(tenant_id: str) -> str:
     """The purpose of a tenant's server login secret."""
     return f"tenant:{tenant_id}"

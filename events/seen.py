@@ -25,13 +25,14 @@ _KEY_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Where a command was stored, and for what (a digest)."""
+    """Where a command was stored, and for what and by whom (a digest): the id of somebody else's
+    command must neither stand in the way of one's own unseen nor get its answer."""
 
     sequence: int
     subject: int
 
-    def is_for(self, kind: str, id: str) -> bool:
-        return self.subject == _subject(kind, id)
+    def is_for(self, kind: str, id: str, actor: str = "") -> bool:
+        return self.subject == _subject(kind, id, actor)
 
 
 class SeenCommands:
@@ -44,13 +45,15 @@ class SeenCommands:
         # The first sequence of each day, oldest day first.
         self._days: deque[tuple[date, int]] = deque()
 
-    def remember(self, command_id: str, sequence: int, kind: str, id: str, time: str) -> None:
+    def remember(
+        self, command_id: str, sequence: int, kind: str, id: str, time: str, actor: str = ""
+    ) -> None:
         """`time` as in a commit; one that cannot be read counts as the day before it."""
         if not command_id:
             return
         key = _key(command_id)
         self._known.pop(key, None)  # so that the order stays that of the sequences
-        self._known[key] = sequence | _subject(kind, id) << _SEQUENCE_BITS
+        self._known[key] = sequence | _subject(kind, id, actor) << _SEQUENCE_BITS
         self._forget(_day(time), sequence)
 
     def get(self, command_id: str) -> Seen | None:
@@ -91,8 +94,8 @@ def _key(command_id: str) -> bytes:
     ).digest()
 
 
-def _subject(kind: str, id: str) -> int:
-    text = f"{kind}.{id}".encode("utf-8", "surrogatepass")
+def _subject(kind: str, id: str, actor: str) -> int:
+    text = f"{kind}.{id}\0{actor}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
 

@@ -13,6 +13,8 @@ Tokens are never logged and never stored: the log holds the jti, the name, the r
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import time
 from typing import Any, Final, Protocol, get_args
 from uuid import uuid4
@@ -27,6 +29,9 @@ from events.operators import Principal, Role, bounded
 
 ISSUER: Final = "tenantry"
 AUDIENCE: Final = "tenantry-commands"
+# A token for one message to other workers (admin.console.calls): whoever can read that message on
+# NATS reads the token as well, and can do nothing else with it.
+CALL_AUDIENCE: Final = "tenantry-calls"
 # The only one: a token that names another, or none, is refused before its signature is looked at.
 ALGORITHM: Final = "EdDSA"
 PURPOSE: Final = "command tokens"
@@ -100,6 +105,21 @@ class TokenSigner:
             claims["tenant"] = tenant
         return jwt.encode(claims, self._key, algorithm=ALGORITHM), noted
 
+    def make_for(self, body: bytes, name: str, role: Role, *, seconds: int) -> str:
+        """A token that is good for the message `body` only, as long as `seconds`."""
+        now = int(time.time())
+        claims: dict[str, Any] = {
+            "iss": ISSUER,
+            "aud": CALL_AUDIENCE,
+            "sub": name,
+            "role": role,
+            "iat": now,
+            "exp": now + seconds,
+            "jti": uuid4().hex,
+            "body": hashlib.sha256(body).hexdigest(),
+        }
+        return jwt.encode(claims, self._key, algorithm=ALGORITHM)
+
 
 class TokenChecker:
     """Tells who a token speaks for. `known` is the folded log: revocations and operators."""
@@ -111,8 +131,21 @@ class TokenChecker:
     def check(self, token: str, *, address: str = "", at: float | None = None) -> Principal:
         """Raises TokenRefused. `at` (Unix seconds) is when the token was shown, if that is not now:
         a durable command may have waited while nobody was there to carry it out."""
-        claims = self._claims(token)
-        self._check_times(claims, time.time() if at is None else at)
+        claims = self._claims(token, AUDIENCE)
+        return self._principal(claims, address, time.time() if at is None else at)
+
+    def check_for(self, token: str, body: bytes) -> Principal:
+        """Whose token it is, made for the message `body`. Raises TokenRefused."""
+        claims = self._claims(token, CALL_AUDIENCE)
+        meant = claims.get("body")
+        if not isinstance(meant, str) or not hmac.compare_digest(
+            meant.encode(), hashlib.sha256(body).hexdigest().encode()
+        ):
+            raise TokenRefused("it was made for another message")
+        return self._principal(claims, "", time.time())
+
+    def _principal(self, claims: dict[str, Any], address: str, at: float) -> Principal:
+        self._check_times(claims, at)
         role, tenant = claims["role"], claims.get("tenant", "")
         if role not in get_args(Role) or not isinstance(tenant, str):
             raise TokenRefused("its role is not known")
@@ -127,7 +160,7 @@ class TokenChecker:
             raise TokenRefused("its operator is disabled or deleted")
         return allowed
 
-    def _claims(self, token: str) -> dict[str, Any]:
+    def _claims(self, token: str, audience: str) -> dict[str, Any]:
         if not token or len(token) > TOKEN_BYTES_MAX:
             raise TokenRefused("there is no token" if not token else "it is too long")
         try:
@@ -135,7 +168,7 @@ class TokenChecker:
                 token,
                 self._key,
                 algorithms=[ALGORITHM],
-                audience=AUDIENCE,
+                audience=audience,
                 issuer=ISSUER,
                 options={
                     "require": _REQUIRED,

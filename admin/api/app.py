@@ -15,6 +15,7 @@ from starlette.routing import compile_path
 
 from admin.api import (
     described,
+    routes_access,
     routes_analytics,
     routes_audit,
     routes_log,
@@ -42,6 +43,7 @@ ROUTERS: Final = (
     routes_users.router,
     routes_analytics.router,
     routes_named.router,
+    routes_access.router,
     routes_log.router,
     routes_audit.router,
     routes_system.router,

@@ -43,6 +43,13 @@ class Slim(NamedTuple):
     rate_limits: RateLimits
 
 
+def page_of(names: list[str], after: str, limit: int) -> tuple[list[str], str]:
+    """`limit` of the sorted names behind `after`, and the next page's cursor, "" on the last."""
+    start = bisect.bisect_right(names, after) if after else 0
+    found = names[start : start + limit]
+    return found, found[-1] if start + limit < len(names) else ""
+
+
 class Backend:
     """`control` is asked anew each time: it may be replaced while we serve. `insecure` lets in
     whoever has no token, as operator; `loopback`: only this machine reaches us."""
@@ -121,10 +128,7 @@ class Backend:
 
     def page(self, after: str, limit: int) -> tuple[list[str], str]:
         """`limit` ids behind `after`, and the cursor of the next page, "" on the last one."""
-        ids = self.ids()
-        start = bisect.bisect_right(ids, after) if after else 0
-        found = ids[start : start + limit]
-        return found, found[-1] if start + limit < len(ids) else ""
+        return page_of(self.ids(), after, limit)
 
     async def everybody(self) -> Sequence[Tenant]:
         """All tenants, as far as `Slim` goes. May be as old as the last change."""

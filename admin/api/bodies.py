@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from admin.api.limits import BODY_BYTES_MAX, BODY_SECONDS, DEPTH_MAX, DISCARDED_MAX
 from admin.api.problems import Problem
+from events.commands_model import Mistake
 
 JSON: Final = "application/json"
 MERGE_PATCH: Final = "application/merge-patch+json"
@@ -38,6 +39,14 @@ async def read_object(request: Request) -> dict[str, Any]:
         raise Problem("malformed", "the body is not a JSON object")
     _check_depth(found)
     return found
+
+
+def only(body: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The body, when it holds nothing else: what else a command has is not the body's to say."""
+    strange = [Mistake(key[:64], "is not known") for key in sorted(set(body) - set(names))]
+    if strange:
+        raise Problem("refused", "; ".join(map(str, strange)), mistakes=strange)
+    return body
 
 
 async def _read(request: Request) -> bytes:

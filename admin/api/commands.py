@@ -13,7 +13,7 @@ from starlette.responses import Response
 from admin.api.access import Anybody, Behind, Caller, forbidden
 from admin.api.backend import Backend
 from admin.api.bodies import JSON
-from admin.api.problems import Problem
+from admin.api.problems import Problem, mistake
 from events.answer import Answer
 from events.audit_sink import COMMAND
 from events.commands_checks import told
@@ -94,6 +94,10 @@ async def order(
         str | None,
         Header(max_length=200, description="Only if this is its ETag still; else 412."),
     ] = None,
+    if_none_match: Annotated[
+        str | None,
+        Header(max_length=200, description="`*`: only if there is no such thing yet; else 412."),
+    ] = None,
 ) -> Order:
     """What every command may be told. Raises Problem."""
     if who.principal.role == "viewer":
@@ -101,7 +105,7 @@ async def order(
         # events.operators, with the command at hand.
         raise forbidden(backend, who, "a change")
     id = (idempotency_key or tenantry_command_id or "").strip('"')
-    made = Order(backend, who, id, _expected(if_match))
+    made = Order(backend, who, id, _expected(if_match, if_none_match))
     made.dry_run = dry_run
     return made
 
@@ -109,8 +113,22 @@ async def order(
 Ordered = Annotated[Order, Depends(order)]
 
 
-def _expected(if_match: str | None) -> int | None:
-    """The version that If-Match names. Raises Problem for what no ETag here can be."""
+async def order_for_all(order: Ordered) -> Order:
+    """Of what concerns all tenants. Raises Problem, before anything there is is told of."""
+    if not order.who.principal.may_read(""):
+        raise forbidden(order.backend, order.who, "a change for all tenants")
+    return order
+
+
+OrderedForAll = Annotated[Order, Depends(order_for_all)]
+
+
+def _expected(if_match: str | None, if_none_match: str | None) -> int | None:
+    """The version that is expected, 0 for none. Raises Problem for what no ETag here can be."""
+    if if_none_match is not None:
+        if if_none_match.strip() != "*" or if_match is not None:
+            raise mistake("If-None-Match", "only * is understood, without If-Match")
+        return 0
     if if_match is None or if_match.strip() == "*":
         return None
     found = _ETAG.fullmatch(if_match.strip())
@@ -142,9 +160,11 @@ def told_only(answer: Answer, **more: Any) -> Response:
     return json({**answer.as_dict(), **more}, headers=about(answer))
 
 
-def done(answer: Answer) -> Response:
-    """204, or what would be stored."""
-    return told_only(answer) if answer.dry_run else Response(status_code=204, headers=about(answer))
+def done(answer: Answer, more: dict[str, str] | None = None) -> Response:
+    """204, or what would be stored. `more` are headers."""
+    if answer.dry_run:
+        return told_only(answer)
+    return Response(status_code=204, headers={**about(answer), **(more or {})})
 
 
 async def caught_up(

@@ -1,10 +1,11 @@
-"""The words, schemas and examples of the OpenAPI document."""
+"""The words and schemas of the OpenAPI document, and the parts that its endpoints share."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from admin.api.bodies import FORM, JSON, MERGE_PATCH
+from admin.api import examples
+from admin.api.bodies import JSON, MERGE_PATCH
 from admin.api.problems import MEDIA_TYPE, TITLES
 
 Schema = dict[str, Any]
@@ -22,6 +23,8 @@ Tenants, their limits, permissions and users; what they use; the log of every ch
   wrong, and a hint. 429 and 503 say when to come back (`Retry-After`).
 - **Lists** have `limit` and `cursor`, and a `Link` to the next page.
 - Unlimited is the word "unlimited" in settings and null in statistics.
+- **Bodies** are JSON, as application/json or application/merge-patch+json; JSON that is sent as
+  application/x-www-form-urlencoded, as `curl -d` does, is understood as well.
 """
 TAGS: Final = [
     {"name": "tenants", "description": "Tenants and their settings."},
@@ -40,6 +43,9 @@ COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
 NUMBER: Final[Schema] = {"type": "number"}
 MAYBE_NUMBER: Final[Schema] = {"type": ["number", "null"]}
 OBJECT: Final[Schema] = {"type": "object"}
+# A limit of settings: a number, or the word.
+MAYBE_COUNT: Final[Schema] = {"anyOf": [COUNT, {"const": "unlimited"}]}
+MAYBE_RATE: Final[Schema] = {"anyOf": [NUMBER, {"const": "unlimited"}]}
 
 
 def table(**properties: Schema) -> Schema:
@@ -124,37 +130,6 @@ EVENT: Final = table(
     events=listed(table(type=NAME, version=COUNT, data=OBJECT)),
 )
 
-# --- examples: those of the source documents ------------------------------------------------------
-
-NEW_TENANT_FLAT: Final = {
-    "id": "tenant_e",
-    "name": "Echo Inc",
-    "isolation": "schema",
-    "database": "shared_db",
-    "schema": "tenant_e",
-    "max_connections": 20,
-    "qps_limit": 300,
-}
-NEW_TENANT: Final = {
-    "id": "new-tenant",
-    "name": "New Tenant",
-    "rate_limits": {"requests_per_second": 500},
-    "upstream": "shared-backend",
-}
-LISTED: Final = {
-    "tenants": [
-        {
-            "id": "tenant_a",
-            "name": "Acme Corp",
-            "isolation": "database",
-            "active_connections": 25,
-            "qps_current": 456,
-            "qps_limit": 1000,
-        }
-    ]
-}
-
-
 # --- parts of a path item -------------------------------------------------------------------------
 
 
@@ -185,38 +160,60 @@ def answers(
     return {status: {"description": words, "content": {JSON: media}}, **PROBLEMS}
 
 
-def changed(schema: Schema, words: str = "It is so.") -> dict[int | str, dict[str, Any]]:
+def changed(
+    schema: Schema, words: str = "It is so.", *, example: Any
+) -> dict[int | str, dict[str, Any]]:
     """`responses` of an endpoint that changes something: how it is now, or, of a dry run, what
     would be stored."""
-    return answers({"anyOf": [schema, ANSWER]}, words=words)
+    shown = {"changed": {"value": example}, "dry run": {"value": examples.DRY_RUN}}
+    media = {"schema": {"anyOf": [schema, ANSWER]}, "examples": shown}
+    return {200: {"description": words, "content": {JSON: media}}, **PROBLEMS}
 
 
-def _problem(words: str) -> dict[str, Any]:
+def made(schema: Schema, example: Any) -> dict[int | str, dict[str, Any]]:
+    """`responses` of an endpoint that makes something: what was made, or, of a dry run, what would
+    be stored."""
     return {
-        "description": words,
-        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        **answers(schema, example, status=201, words="It was made."),
+        200: answers(ANSWER, examples.DRY_RUN, words="What would be stored (dry run).")[200],
     }
 
 
+def _problem(status: int, code: str, words: str) -> dict[str, Any]:
+    example = {
+        "type": f"urn:tenantry:problem:{code}",
+        "title": TITLES[code],
+        "status": status,
+        "detail": words,
+        "instance": "/tenants/acme",
+        "code": code,
+        "errors": [examples.MISTAKE] if status == 422 else [],
+    }
+    media = {"schema": {"$ref": "#/components/schemas/Problem"}, "example": example}
+    return {"description": words, "content": {MEDIA_TYPE: media}}
+
+
 PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
-    400: _problem("The request cannot be read."),
-    401: _problem("There is no good token."),
-    403: _problem("The role does not allow it."),
-    404: _problem("There is no such thing."),
-    409: _problem("It exists already, or others were faster."),
-    412: _problem("It is not at the version of If-Match."),
-    413: _problem("The body is too large."),
-    408: _problem("The body took too long."),
-    414: _problem("The address is too long."),
-    415: _problem("Send JSON."),
-    421: _problem("This host is not served here."),
-    422: _problem("Something in it is wrong; `errors` has all of it."),
-    429: _problem("Too many requests."),
-    431: _problem("The headers are too many, or too long."),
-    503: _problem("The log cannot be reached, or something starts."),
+    status: _problem(status, code, words)
+    for status, code, words in (
+        (400, "malformed", "The request cannot be read."),
+        (401, "unauthenticated", "There is no good token."),
+        (403, "forbidden", "The role does not allow it."),
+        (404, "missing", "There is no such thing."),
+        (409, "exists", "It exists already, or others were faster."),
+        (412, "changed", "It is not at the version of If-Match."),
+        (413, "too_large", "The body is too large."),
+        (408, "timeout", "The body took too long."),
+        (414, "too_large", "The address is too long."),
+        (415, "media_type", "Send JSON."),
+        (421, "misdirected", "This host is not served here."),
+        (422, "refused", "Something in it is wrong; `errors` has all of it."),
+        (429, "busy", "Too many requests."),
+        (431, "too_large", "The headers are too many, or too long."),
+        (503, "unavailable", "The log cannot be reached, or something starts."),
+    )
 }
 COMMANDED: Final[dict[int | str, dict[str, Any]]] = {
     204: {"description": "Done, or it was so already."},
-    **answers(ANSWER, words="What would be stored (dry run)."),
+    **answers(ANSWER, examples.DRY_RUN, words="What would be stored (dry run)."),
 }
-FORM_NOTE: Final = f"(JSON sent as {FORM}, as `curl -d` does, is understood as well.)"

@@ -42,14 +42,12 @@ TITLES: Final = {
     "unknown": "What came of it is not known",
     "method": "This method is not for that",
     "media_type": "This kind of content is not understood",
-    "not_acceptable": "No such representation",
     "timeout": "The request took too long",
     "misdirected": "This host is not served here",
 }
 _STATUS: Final = {
     **STATUS,
     "method": 405,
-    "not_acceptable": 406,
     "timeout": 408,
     "media_type": 415,
     "misdirected": 421,

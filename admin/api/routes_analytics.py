@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query, Response
 
 from actors.analytics_fold import MEASURES
 from admin.analytics import reports, views
-from admin.api import described
+from admin.api import described, examples
 from admin.api.access import Anybody, Behind, Overseer, forbidden
 from admin.api.backend import Backend
 from admin.api.commands import caught_up, json
@@ -88,11 +88,7 @@ def _one(backend: Backend, who: Anybody, tenant: str) -> str:
                 connections_used_pct=described.NUMBER, qps_used_pct=described.NUMBER
             ),
         ),
-        {
-            "summary": {"total_tenants": 150, "active_tenants": 87, "total_qps": 45000},
-            "top_tenants_by_usage": [{"tenant": "tenant_a", "qps": 5000, "connections": 45}],
-            "resource_distribution": {"connections_used_pct": 0.65, "qps_used_pct": 0.78},
-        },
+        examples.CROSS_TENANT,
     ),
 )
 async def cross_tenant(backend: Across, by: By = "qps", top: Top = 10) -> Response:
@@ -108,7 +104,7 @@ async def cross_tenant(backend: Across, by: By = "qps", top: Top = 10) -> Respon
 @router.get(
     "/top",
     summary="The tenants that use most of something",
-    responses=answers(table(by=described.NAME, tenants=listed(described.OBJECT))),
+    responses=answers(table(by=described.NAME, tenants=listed(described.OBJECT)), examples.TOP),
 )
 async def top_tenants(
     backend: Across,
@@ -128,7 +124,9 @@ async def top_tenants(
 @router.get(
     "/history",
     summary="Usage by minute, hour or day",
-    responses=answers(table(step=described.NAME, history=listed(table(time=described.NAME)))),
+    responses=answers(
+        table(step=described.NAME, history=listed(table(time=described.NAME))), examples.HISTORY
+    ),
 )
 async def history(
     backend: Counted,
@@ -147,7 +145,10 @@ async def history(
     "/costs",
     summary="What tenants cost",
     description="By the prices in `[analytics.prices]`; the dearest first.",
-    responses=answers(table(currency=described.NAME, total=described.OBJECT)),
+    responses=answers(
+        table(currency=described.NAME, tenants=listed(described.OBJECT), total=described.OBJECT),
+        examples.COSTS,
+    ),
 )
 async def costs(backend: Counted, who: Anybody, top: Top = 100, tenant: TenantId = "") -> Response:
     id, prices = _one(backend, who, tenant), backend.installation.analytics.prices
@@ -166,7 +167,9 @@ async def costs(backend: Counted, who: Anybody, top: Top = 100, tenant: TenantId
 @router.get(
     "/noisy-neighbours",
     summary="Who takes more than a fair share",
-    responses=answers(table(noisy=listed(described.OBJECT), fair_share=described.NUMBER)),
+    responses=answers(
+        table(noisy=listed(described.OBJECT), fair_share=described.NUMBER), examples.NOISY
+    ),
 )
 async def noisy_neighbours(backend: Across) -> Response:
     now = backend.now()
@@ -176,7 +179,9 @@ async def noisy_neighbours(backend: Across) -> Response:
 @router.get(
     "/limits",
     summary="Which limits were hit, and by whom",
-    responses=answers(table(by_limit=described.OBJECT, tenants=listed(described.OBJECT))),
+    responses=answers(
+        table(by_limit=described.OBJECT, tenants=listed(described.OBJECT)), examples.LIMIT_HITS
+    ),
 )
 async def limits(backend: Counted, who: Anybody, tenant: TenantId = "") -> Response:
     id, now = _one(backend, who, tenant), backend.now()
@@ -193,21 +198,7 @@ async def limits(backend: Counted, who: Anybody, tenant: TenantId = "") -> Respo
     description="As billing gets them. Only the last hours are known of every tenant.",
     responses=answers(
         table(events=listed(table(tenant_id=described.NAME, metrics=described.OBJECT))),
-        {
-            "events": [
-                {
-                    "tenant_id": "acme",
-                    "timestamp": "2024-01-15T10:30:00Z",
-                    "period": "hourly",
-                    "metrics": {
-                        "requests": 50000,
-                        "bandwidth_ingress_bytes": 100000000,
-                        "bandwidth_egress_bytes": 500000000,
-                        "compute_time_ms": 25000,
-                    },
-                }
-            ]
-        },
+        examples.METERING,
     ),
 )
 async def metering(

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from admin.api import described
+from admin.api import described, examples
 from admin.api.access import Anybody, Behind, Overseer, forbidden
 from admin.api.backend import Backend
 from admin.api.commands import json
@@ -94,7 +94,8 @@ async def asked(
     responses=answers(
         table(
             events=listed(table(sequence=described.COUNT, kind=described.NAME, time=described.NAME))
-        )
+        ),
+        examples.AUDIT,
     ),
 )
 async def search_audit(
@@ -175,7 +176,8 @@ def _shown(sequence: int, event: AuditEvent) -> dict[str, Any]:
             chains=described.COUNT,
             events=described.COUNT,
             breaks=listed(described.OBJECT),
-        )
+        ),
+        examples.AUDIT_VERIFIED,
     ),
 )
 async def verify_audit(backend: Behind, who: Overseer) -> Response:

@@ -12,9 +12,10 @@ import orjson
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from starlette.responses import StreamingResponse
 
-from admin.api import described
+from admin.api import described, examples
 from admin.api.access import Anybody, Behind, Caller, forbidden, still_good
 from admin.api.backend import Backend
+from admin.api.bodies import JSON
 from admin.api.commands import Ordered, caught_up, json, told_only
 from admin.api.described import answers, listed, table
 from admin.api.limits import (
@@ -31,7 +32,7 @@ from admin.api.routes_tenants import Force, paged
 from admin.cli.event_text import as_dict
 from admin.cli.failure import Failure
 from admin.cli.when import parse_when
-from events.commands_model import Undo
+from events.commands_model import Mistake, Undo
 from events.facts import KIND_INSTALLATION, KIND_OPERATOR, KIND_TENANT, KIND_TIER
 from events.history import commit_of, sequence_at
 from events.model import TENANT_ID
@@ -117,8 +118,11 @@ Which = Annotated[Wanted, Depends(wanted)]
         200: {
             "description": "Events.",
             "content": {
-                "application/json": {"schema": table(events=listed(described.EVENT))},
-                EVENT_STREAM: {"schema": {"type": "string"}},
+                JSON: {
+                    "schema": table(events=listed(described.EVENT)),
+                    "example": examples.EVENTS,
+                },
+                EVENT_STREAM: {"schema": {"type": "string"}, "example": examples.STREAM},
             },
         },
     },
@@ -138,7 +142,9 @@ async def list_events(
     last_event_id: Annotated[str | None, Header(max_length=20)] = None,
 ) -> Response:
     if EVENT_STREAM in request.headers.get("accept", "").lower():
-        return _streamed(backend, who, which, _start(backend, last_event_id, after))
+        _check_stream(request)
+        start = await _start(backend, last_event_id, after, since)
+        return _streamed(backend, who, which, start)
     async with backend.reading():
         with log_problems():
             first, last = await _range(backend, after, since, until)
@@ -243,7 +249,7 @@ async def _stored(backend: Backend, who: Caller, sequence: int) -> Stored:
 @router.get(
     "/{sequence}",
     summary="One event",
-    responses=answers(described.EVENT),
+    responses=answers(described.EVENT, examples.EVENT_SHOWN),
     dependencies=[Depends(caught_up)],
 )
 async def get_event(backend: Behind, who: Anybody, sequence: Sequence) -> Response:
@@ -256,7 +262,7 @@ async def get_event(backend: Behind, who: Anybody, sequence: Sequence) -> Respon
     summary="Take back what an event changed",
     description="As a new command. What was changed again since is left alone, and told (412), "
     "unless `force` is given.",
-    responses=answers(described.ANSWER),
+    responses=answers(described.ANSWER, examples.DONE),
 )
 async def undo_event(order: Ordered, sequence: Sequence, force: Force = False) -> Response:
     stored = await _stored(order.backend, order.who, sequence)
@@ -271,13 +277,36 @@ async def undo_event(order: Ordered, sequence: Sequence, force: Force = False) -
 # --- as they come --------------------------------------------------------------------------------
 
 
-def _start(backend: Backend, last_event_id: str | None, after: int | None) -> int:
+def _check_stream(request: Request) -> None:
+    """A stream has no end and no pages. Raises Problem."""
+    strange = sorted(set(request.query_params) & {"limit", "cursor", "order", "until"})
+    if strange:
+        hint = "A stream goes on for ever, the oldest first."
+        wrong = [Mistake(name, "is not for a stream", hint) for name in strange]
+        raise Problem("refused", "; ".join(map(str, wrong)), mistakes=wrong)
+
+
+async def _start(backend: Backend, last_event_id: str | None, after: int | None, since: str) -> int:
     """Behind which event a stream begins. Raises Problem."""
+    name, start = "after", after
     if last_event_id:
         if not (last_event_id.isascii() and last_event_id.isdigit()):
             raise mistake("Last-Event-ID", "is no sequence")
-        return int(last_event_id)
-    return backend.state.position if after is None else after
+        name, start = "Last-Event-ID", int(last_event_id)
+    elif since:
+        moment = when("since", since)
+        with log_problems():
+            start = max(start or 0, await sequence_at(backend.control.log, moment))
+    if start is None:
+        return backend.state.position
+    if start > backend.state.position:
+        # Of a log that was restored to an earlier state, say: who waits for what follows would
+        # never hear of what comes until then.
+        with log_problems():
+            stored = await backend.control.log.last_sequence()
+        if start > stored:
+            raise mistake(name, f"there is no event {start} yet", "Begin anew without it.")
+    return start
 
 
 def _streamed(backend: Backend, who: Caller, wanted: Wanted, after: int) -> Response:

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from admin.api import described, shown
+from admin.api import described, examples, shown
 from admin.api.access import Behind, TenantOf
 from admin.api.backend import Backend
-from admin.api.bodies import read_object
+from admin.api.bodies import only, read_object
 from admin.api.commands import Ordered, caught_up, etag, json, told_only
 from admin.api.described import answers, listed, table
 from admin.api.problems import Problem, missing
@@ -29,7 +29,7 @@ At = Annotated[
 @router.get(
     "",
     summary="One tenant, now or as it was",
-    responses=answers(described.TENANT),
+    responses=answers(described.TENANT, examples.TENANT),
     dependencies=[Depends(caught_up)],
 )
 async def get_tenant(backend: Behind, id: TenantOf, at: At = "") -> Response:
@@ -64,7 +64,8 @@ async def _as_of(backend: Backend, id: str, name: str, text: str) -> tuple[Proje
         table(
             tenant=described.NAME,
             changes=listed(table(path=described.NAME, before={}, after={})),
-        )
+        ),
+        examples.DIFF,
     ),
     dependencies=[Depends(caught_up)],
 )
@@ -103,15 +104,10 @@ async def diff_tenant(
                 "force": {"type": "boolean"},
             },
         },
-        examples={"last": {"sequence": 17}},
+        examples=examples.UNDO,
     ),
-    responses=answers(described.ANSWER),
+    responses=answers(described.ANSWER, examples.DONE),
 )
 async def undo_tenant(request: Request, order: Ordered, id: TenantOf) -> Response:
-    body = await read_object(request)
-    strange = [
-        Mistake(key[:64], "is not known") for key in sorted(set(body) - {"sequence", "force"})
-    ]
-    if strange:
-        raise Problem("refused", "; ".join(map(str, strange)), mistakes=strange)
+    body = only(await read_object(request), "sequence", "force")
     return told_only(await order.give(Undo, id=id, **body))

@@ -7,9 +7,10 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Depends, Response
 
-from admin.api import described, shown
+from admin.api import described, examples, shown
 from admin.api.access import Behind, Overseer
 from admin.api.backend import Backend
+from admin.api.bodies import JSON
 from admin.api.commands import caught_up, etag, json
 from admin.api.described import answers, listed, table
 from admin.api.version import version
@@ -25,7 +26,9 @@ STALE_SECONDS: Final = 10.0
     "/config",
     summary="The installation's settings, resolved",
     description="Passwords are hidden. Durations are seconds, sizes bytes, null is unlimited.",
-    responses=answers(table(installation=described.OBJECT, settings=described.OBJECT)),
+    responses=answers(
+        table(installation=described.OBJECT, settings=described.OBJECT), examples.CONFIG
+    ),
     dependencies=[Depends(caught_up)],
 )
 async def get_config(backend: Behind, who: Overseer) -> Response:
@@ -42,7 +45,7 @@ async def get_config(backend: Behind, who: Overseer) -> Response:
 @router.get(
     "/version",
     summary="Which version this is",
-    responses=answers(table(version=described.NAME), {"version": "0.1.0"}),
+    responses=answers(table(version=described.NAME), examples.VERSION),
 )
 async def get_version(who: Overseer) -> Response:
     return json({"name": "tenantry", "version": version(), "python": platform.python_version()})
@@ -69,12 +72,12 @@ async def healthz() -> Response:
                 reasons=listed(described.NAME),
                 workers=table(alive=described.COUNT, wanted=described.COUNT),
             ),
-            {"ready": True, "reasons": [], "workers": {"alive": 2, "wanted": 2}},
+            examples.READY,
         ),
         503: {
             "description": "It is not.",
             "content": {
-                "application/json": {"schema": table(ready={"const": False})},
+                JSON: {"schema": table(ready={"const": False}), "example": examples.NOT_READY},
             },
         },
     },

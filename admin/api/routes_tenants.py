@@ -7,11 +7,21 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from admin.analytics import views
-from admin.api import described, shown
+from admin.api import described, examples, shown
 from admin.api.access import Anybody, Behind, TenantOf
 from admin.api.bodies import read_object
-from admin.api.commands import Order, Ordered, about, caught_up, done, etag, json, told_only
-from admin.api.described import answers, changed
+from admin.api.commands import (
+    Order,
+    Ordered,
+    OrderedForAll,
+    about,
+    caught_up,
+    done,
+    etag,
+    json,
+    told_only,
+)
+from admin.api.described import answers, changed, table
 from admin.api.limits import PAGE, PAGE_MAX
 from admin.api.problems import Problem
 from admin.api.shapes import Shaped, settings_of
@@ -45,7 +55,8 @@ TRIES_MAX = 3
     "/tenants",
     summary="List tenants",
     responses=answers(
-        described.table(tenants=described.listed(described.LIST_ENTRY)), described.LISTED
+        described.table(tenants=described.listed(described.LIST_ENTRY), total=described.COUNT),
+        examples.TENANTS,
     ),
     dependencies=[Depends(caught_up)],
 )
@@ -93,14 +104,11 @@ def paged(request: Request, body: dict[str, Any], after: str, limit: int) -> Res
     "source document. Provisioning follows: `status` goes from pending to active.",
     openapi_extra=described.body(
         described.table(id={"type": "string", "pattern": "^[a-z0-9][a-z0-9_-]{0,62}$"}),
-        examples={"flat": described.NEW_TENANT_FLAT, "nested": described.NEW_TENANT},
+        examples=examples.CREATE,
     ),
-    responses={
-        **answers(described.TENANT, status=201, words="It was made."),
-        200: answers(described.ANSWER, words="What would be stored (dry run).")[200],
-    },
+    responses=described.made(described.TENANT, examples.TENANT),
 )
-async def create_tenant(request: Request, order: Ordered) -> Response:
+async def create_tenant(request: Request, order: OrderedForAll) -> Response:
     body = await read_object(request)
     id = body.pop("id", "")
     if not isinstance(id, str) or not id:
@@ -133,18 +141,13 @@ def _tenant_now(
     headers: dict[str, str] | None = None,
 ) -> Response:
     """The tenant as the command left it; of a dry run, what would be stored."""
-    ignored = [
-        {"path": each.path, "message": each.message, "hint": each.hint}
-        for each in (shaped.ignored if shaped is not None else ())
-    ]
+    ignored = shaped.told if shaped is not None else {}
     if answer.dry_run:
-        return told_only(answer, ignored=ignored)
+        return told_only(answer, **ignored)
     control = order.backend.control
     record = order.backend.record(id)
     tenant = order.backend.tenant(id)
-    body = shown.tenant(tenant, record, control)
-    if ignored:
-        body["ignored"] = ignored
+    body = {**shown.tenant(tenant, record, control), **ignored}
     return json(body, status, {**about(answer), **etag(record.version), **(headers or {})})
 
 
@@ -156,10 +159,10 @@ def _tenant_now(
     summary="Replace a tenant's settings, or make it",
     description="What the body leaves out goes back to its default, except `enabled` and `users`, "
     "which stay.",
-    openapi_extra=described.body(examples={"flat": described.NEW_TENANT_FLAT}),
+    openapi_extra=described.body(examples=examples.PUT),
     responses={
-        **changed(described.TENANT, "It has these settings."),
-        201: answers(described.TENANT, status=201, words="It was made.")[201],
+        **changed(described.TENANT, "It has these settings.", example=examples.TENANT),
+        201: described.made(described.TENANT, examples.TENANT)[201],
     },
 )
 async def put_tenant(
@@ -192,10 +195,8 @@ async def put_tenant(
     "/tenants/{id}",
     summary="Change some settings",
     description="A merge patch (RFC 7396): null puts a setting back to its default.",
-    openapi_extra=described.body(
-        patch=True, examples={"rate": {"rate_limits": {"requests_per_second": 1000}}}
-    ),
-    responses=changed(described.TENANT, "It is changed."),
+    openapi_extra=described.body(patch=True, examples=examples.PATCH),
+    responses=changed(described.TENANT, "It is changed.", example=examples.TENANT),
 )
 async def patch_tenant(
     request: Request, order: Ordered, id: TenantOf, force: Force = False
@@ -226,8 +227,8 @@ async def change(order: Order, id: str, body: dict[str, Any], force: bool = Fals
     summary="Change a tenant's limits",
     description="Those that are named; the others stay. `max_connections` counts for clients and "
     "for the pool. Any key of `rate_limits` may be named.",
-    openapi_extra=described.body(examples={"limits": {"max_connections": 100, "qps_limit": 2000}}),
-    responses=changed(described.TENANT, "They are changed."),
+    openapi_extra=described.body(examples=examples.PUT_LIMITS),
+    responses=changed(described.TENANT, "They are changed.", example=examples.TENANT),
 )
 async def put_limits(request: Request, order: Ordered, id: TenantOf) -> Response:
     body = await read_object(request)
@@ -241,7 +242,10 @@ async def put_limits(request: Request, order: Ordered, id: TenantOf) -> Response
 @router.get(
     "/tenants/{id}/limits",
     summary="A tenant's limits, resolved",
-    responses=answers(described.OBJECT, {"max_connections": 100, "qps_limit": 2000}),
+    responses=answers(
+        table(max_connections=described.MAYBE_COUNT, qps_limit=described.MAYBE_RATE),
+        examples.LIMITS,
+    ),
     dependencies=[Depends(caught_up)],
 )
 async def get_limits(backend: Behind, id: TenantOf) -> Response:
@@ -268,7 +272,7 @@ def _switch(path: str, kind: type[Command], words: str) -> None:
         summary=words,
         name=f"{path}_tenant",
         operation_id=f"{path}_tenant",
-        responses=changed(described.TENANT),
+        responses=changed(described.TENANT, example=examples.TENANT),
     )
     async def switch(order: Ordered, id: TenantOf) -> Response:
         return _tenant_now(order, id, await order.give(kind, id=id))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from admin.analytics import views
-from admin.api import described
+from admin.api import described, examples
 from admin.api.access import Behind, Overseer, TenantOf
 from admin.api.commands import caught_up, json
 from admin.api.described import answers, table
@@ -17,33 +17,6 @@ from admin.telemetry.metrics import CONTENT_TYPE
 
 router = APIRouter(tags=["usage"], dependencies=[Depends(caught_up)])
 
-_STATS: Final[dict[str, Any]] = {
-    "tenant_id": "tenant_a",
-    "tenant": "tenant_a",
-    "connections": {"active": 25, "idle": 10, "max": 50},
-    "queries": {"total": 150000, "qps_current": 456, "qps_limit": 1000, "slow_queries": 12},
-    "data": {
-        "rows_read": 5000000,
-        "rows_written": 50000,
-        "bytes_read": "1.2GB",
-        "bytes_written": "50MB",
-    },
-    "stats": {
-        "requests_total": 1500000,
-        "requests_per_second": 500,
-        "bandwidth_used": "45GB",
-        "bandwidth_limit": "100GB",
-        "active_connections": 250,
-        "rate_limit_exceeded": 0,
-    },
-    "quotas": {
-        "bandwidth": {
-            "used": 45000000000,
-            "limit": 100000000000,
-            "reset_at": "2024-02-01T00:00:00Z",
-        }
-    },
-}
 _METRICS: Final = table(
     qps_current=described.NUMBER,
     connections=table(clients=described.COUNT, servers=described.COUNT),
@@ -60,18 +33,7 @@ _METRICS: Final = table(
     description="A tenant whose id is `stats` is `/tenants/~stats`.",
     responses=answers(
         table(tenants=described.listed(described.STATS), total=described.OBJECT),
-        {
-            "tenants": [_STATS],
-            "total": {
-                "tenants": 1,
-                "active_tenants": 1,
-                "requests_total": 1500000,
-                "requests_per_second": 500,
-                "active_connections": 250,
-                "rate_limit_exceeded": 0,
-            },
-            "next_cursor": None,
-        },
+        examples.ALL_STATS,
     ),
 )
 async def all_stats(
@@ -96,7 +58,7 @@ async def all_stats(
     summary="What a tenant uses",
     description="The shapes of both source documents in one object. Bytes read went to the "
     "clients. Unlimited is null.",
-    responses=answers(described.STATS, _STATS),
+    responses=answers(described.STATS, examples.STATS),
 )
 async def tenant_stats(backend: Behind, id: TenantOf) -> Response:
     tenant, now = backend.tenant(id), backend.now()
@@ -106,7 +68,7 @@ async def tenant_stats(backend: Behind, id: TenantOf) -> Response:
 @router.get(
     "/tenants/{id}/metrics",
     summary="All that is measured of a tenant",
-    responses=answers(_METRICS),
+    responses=answers(_METRICS, examples.TENANT_METRICS),
 )
 async def tenant_metrics(backend: Behind, id: TenantOf) -> Response:
     tenant, now = backend.tenant(id), backend.now()
@@ -123,8 +85,8 @@ async def tenant_metrics(backend: Behind, id: TenantOf) -> Response:
         200: {
             "description": "The measures.",
             "content": {
-                "application/json": {"schema": _METRICS},
-                "text/plain": {"schema": {"type": "string"}},
+                "application/json": {"schema": _METRICS, "example": examples.METRICS},
+                "text/plain": {"schema": {"type": "string"}, "example": examples.PROMETHEUS},
             },
         },
     },

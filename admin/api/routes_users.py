@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 
-from admin.api import described
+from admin.api import described, examples
 from admin.api.access import Behind, TenantOf
 from admin.api.bodies import read_object
 from admin.api.commands import Order, Ordered, about, caught_up, done, etag, json, told_only
@@ -24,9 +24,7 @@ _BODY = {"password": {"type": "string", "minLength": 1}, "scram": {"type": "stri
 @router.get(
     "",
     summary="Who may log in",
-    responses=answers(
-        table(users=listed(table(name=described.NAME))), {"users": [{"name": "appuser"}]}
-    ),
+    responses=answers(table(users=listed(table(name=described.NAME))), examples.USERS),
     dependencies=[Depends(caught_up)],
 )
 async def list_users(backend: Behind, id: TenantOf) -> Response:
@@ -42,12 +40,9 @@ async def list_users(backend: Behind, id: TenantOf) -> Response:
     description="With a password, or with a SCRAM-SHA-256 verifier as PostgreSQL stores it.",
     openapi_extra=described.body(
         {**table(name=described.NAME), "properties": {"name": described.NAME, **_BODY}},
-        examples={"password": {"name": "appuser", "password": "a long one"}},
+        examples=examples.ADD_USER,
     ),
-    responses={
-        **answers(table(name=described.NAME), status=201, words="It was added."),
-        200: answers(described.ANSWER, words="What would be stored (dry run).")[200],
-    },
+    responses=described.made(table(name=described.NAME), examples.USER),
 )
 async def add_user(request: Request, order: Ordered, id: TenantOf) -> Response:
     body = await read_object(request)
@@ -70,7 +65,7 @@ async def add_user(request: Request, order: Ordered, id: TenantOf) -> Response:
     status_code=204,
     summary="Set a user's password, or add the user",
     openapi_extra=described.body(
-        {"type": "object", "properties": _BODY}, examples={"password": {"password": "a long one"}}
+        {"type": "object", "properties": _BODY}, examples=examples.PUT_USER
     ),
     responses=described.COMMANDED,
 )

@@ -31,7 +31,12 @@ IGNORED: Final = {
     "rate_limits.endpoints": _HTTP,
 }
 # What an answer of ours says and nobody sets: sent back, it is no mistake.
-READ_ONLY: Final = frozenset({"version", "status", "status_reason", "provisioned", "settings"})
+READ_ONLY: Final = frozenset(
+    {"version", "status", "status_reason", "provisioned", "ignored", "as_of_sequence"}
+)
+# With these beside it, `settings` is part of an answer as well. Alone it is a mistake: commands
+# over NATS have their settings in it, and here it would set nothing.
+_ANSWERED: Final = frozenset({"version", "status"})
 # Short form → table and key. As in admin.config.shape_tenants, which reads files of these shapes.
 _FLAT: Final = {
     "database": ("isolation", "database_name"),
@@ -62,10 +67,23 @@ class Shaped:
     ignored: list[Mistake] = field(default_factory=list)
     mistakes: list[Mistake] = field(default_factory=list)
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """`ignored` as an answer tells it; nothing when there is nothing."""
+        rows = [
+            {"path": each.path, "message": each.message, "hint": each.hint} for each in self.ignored
+        ]
+        return {"ignored": rows} if rows else {}
+
 
 def settings_of(body: dict[str, Any], *, qps: float | None = None) -> Shaped:
     """What the body sets. `qps` is the rate that a burst counts from when the body names none."""
     shaped = Shaped({key: value for key, value in body.items() if key not in READ_ONLY})
+    if "settings" in shaped.settings:
+        del shaped.settings["settings"]
+        if not set(body) >= _ANSWERED:
+            hint = "Write what is in it directly into the body."
+            shaped.mistakes.append(Mistake("settings", "is not known here", hint))
     _take_flat(shaped)
     _take_limits(shaped)
     _take_rates(shaped, qps)

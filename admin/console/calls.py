@@ -9,8 +9,8 @@ It is for what is not stored: figures of this moment, and acts that are for minu
 is a command (events.bus). Nobody knows how many proxies there are, so an asker waits until all
 workers of each node that has answered have done so, at least QUIET_SECONDS, SECONDS at most.
 
-Acts are for the role operator. A message with an act is good once in each process, so that whoever
-can read NATS cannot repeat one; tokens live for a minute.
+Acts are for the role operator. A token is made for one message and lives for a minute, and a message
+with an act is good once in each process: whoever can read NATS can neither repeat nor alter one.
 """
 
 from __future__ import annotations
@@ -176,29 +176,28 @@ class Responder:
         if len(message.data) > BODY_MAX:
             raise TenantryError("the call is too long")
         token = token_of(message.headers or {})
-        principal = self._checker.check(token)
+        principal = self._checker.check_for(token, message.data)
         try:
             call = Call(**orjson.loads(message.data))
         except (ValueError, TypeError):
             raise TenantryError("the call is malformed") from None
         if not isinstance(call.tenant, str) or type(call.id) is not int:
             raise TenantryError("the call is malformed")
-        if principal.role == "tenant-admin" or (
+        if not principal.may_read("") or (
             call.do not in READS and principal.role != "operator"
         ):
             raise TenantryError(f"the role {principal.role} may not do that")
         if call.do not in READS:
-            self._once(principal.jti, message.data)
+            self._once(principal.jti)
         return call, principal
 
-    def _once(self, jti: str, body: bytes) -> None:
+    def _once(self, jti: str) -> None:
         now = time.monotonic()
         while self._done and next(iter(self._done.values())) < now:
             del self._done[next(iter(self._done))]
-        key = jti + hashlib.sha256(body).hexdigest()
-        if key in self._done or len(self._done) >= ACTS_REMEMBERED:
+        if jti in self._done or len(self._done) >= ACTS_REMEMBERED:
             raise TenantryError("that was done already")
-        self._done[key] = now + 2 * TOKEN_SECONDS
+        self._done[jti] = now + 2 * TOKEN_SECONDS
 
     async def _reply(self, subject: str, rows: Sequence[Row], error: str) -> None:
         place = asdict(self.place)
@@ -232,13 +231,13 @@ class Caller:
         """What all others answer. Raises ServerUnavailable while NATS is away."""
         if not self._connection.connected:
             raise ServerUnavailable("NATS is away, so other workers cannot be asked")
-        token, _ = self._signer.make(name, role, seconds=TOKEN_SECONDS)
+        body = orjson.dumps(asdict(call))
+        token = self._signer.make_for(body, name, role, seconds=TOKEN_SECONDS)
         hearing = _Hearing(self._here, call.to)
         client = self._connection.client
         inbox = client.new_inbox()
         subscription = await client.subscribe(inbox, cb=hearing.received)
         try:
-            body = orjson.dumps(asdict(call))
             await client.publish(SUBJECT, body, reply=inbox, headers={TOKEN_HEADER: token})
             await hearing.finish(seconds)
         except (NatsError, OSError) as error:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
-from support.desk import VAULT, Notes
+from support.desk import VAULT, Notes, until
 from support.engines import Nats
+from support.nats import NatsServer
 
 from admin.api.backend import Backend
 from admin.api.limits import Rate, Rates
@@ -17,6 +20,10 @@ from admin.api.server import AdminServer
 from admin.control import Control
 from events.commands import PutInstallation
 from events.installation import Installation
+from events.outlet import Outlet
+from events.spool import Message
+from events.usage import SUBJECT_PREFIX, stream_config
+from events.usage_delta import Delta, encode
 
 FAST = Rate(1e6, 1e6)
 UNBOUNDED = Rates(FAST, FAST, FAST)
@@ -34,6 +41,8 @@ class Office:
         self.notes = notes
         self.token = self.make("ann")
         self.client = self.as_token(self.token)
+        self._outlet = Outlet(control.log.nats, stream_config(1, 2**20))
+        self._used = itertools.count(1)
 
     def make(self, name: str, role: Any = "operator", tenant: str = "", **more: Any) -> str:
         return self.control.service.signer.make(name, role, tenant=tenant, **more)[0]
@@ -56,6 +65,20 @@ class Office:
         await self.control.commander.execute(
             PutInstallation(settings={**known, **settings}), "test"
         )
+
+    async def use(
+        self, tenant: str, *, at: float | None = None, seconds: float = 10.0, **used: Any
+    ) -> None:
+        """Let a worker tell of usage (fields of Delta) in the `seconds` before `at` (else now), and
+        wait until that is counted."""
+        n = next(self._used)
+        end = time.time() if at is None else at
+        data = encode(tenant, "worker-0", "boot", n, end - seconds, end, Delta(**used))
+        assert await self._outlet.open()
+        assert await self._outlet.store([Message(SUBJECT_PREFIX + tenant, f"boot.{n}", data)]) == []
+        async with asyncio.timeout(20):
+            while await self.backend.ask(lambda view: view.messages) < n:
+                await asyncio.sleep(0.005)
 
 
 @asynccontextmanager
@@ -83,6 +106,7 @@ async def office(
         if prepare is not None:
             await prepare(control)
         await server.start()
+        await until(lambda: control.analytics_ready)
         made = Office(control, server, backend, notes)
         yield made
     finally:
@@ -92,7 +116,9 @@ async def office(
         await control.close()
 
 
-def in_office(server: Nats, test: Callable[[Office], Awaitable[None]], **how: Any) -> None:
+def in_office(
+    server: Nats | NatsServer, test: Callable[[Office], Awaitable[None]], **how: Any
+) -> None:
     async def run() -> None:
         async with office(server.url, **how) as made:
             await test(made)

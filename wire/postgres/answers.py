@@ -59,6 +59,9 @@ class Answers(Ledger):
         # Syncs that came before the end of COPY data: nothing to a server that reads COPY data.
         self.early_syncs = 0
         self.override = b""
+        # When a query that took too long was cancelled first, and last.
+        self.cancelled_since = 0.0
+        self.cancelled_at = 0.0
         self.fatal = False
         self.setup_failure = b""
         self.probe_rows = 0
