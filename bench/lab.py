@@ -88,8 +88,9 @@ class Lab:
     # --- Tenantry ------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def serve(self, *, file: bool = True) -> Iterator[None]:
-        """`tenantry serve` until the end of the block. Raises BenchError."""
+    def serve(self, *arguments: str, file: bool = True) -> Iterator[None]:
+        """`tenantry serve` until the end of the block, with further `arguments`. Raises
+        BenchError."""
         log = self.folder / "serve.log"
         command = [
             sys.executable,
@@ -100,7 +101,7 @@ class Lab:
             "--data-dir",
             str(self.data),
         ]
-        command += ["--fast-engines", *(["--config", str(self.config)] if file else [])]
+        command += ["--fast-engines", *(["--config", str(self.config)] if file else []), *arguments]
         environment = {**os.environ, "PYTHONPATH": str(build_home())}
         with log.open("wb") as output:
             self._process = subprocess.Popen(

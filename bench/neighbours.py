@@ -130,6 +130,8 @@ def measure(lab: Lab, given: argparse.Namespace) -> dict[str, dict[str, float]]:
         turn = asyncio.Semaphore(READERS)
         clients = [await log_in(lab, VICTIM, WAY, turn) for _ in range(READERS)]
         try:
+            # Servers are opened, and texts become known.
+            await read_points(clients, given.rate, SETTLE_SECONDS)
             return await read_points(clients, given.rate, given.seconds)
         finally:
             for client in clients:
