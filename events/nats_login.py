@@ -30,9 +30,10 @@ from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+
+from events.direct import DirectClient
 
 if TYPE_CHECKING:
     from events.installation import Events
@@ -141,7 +142,7 @@ class Signer:
         return {"nkey": public_nkey(key), "sig": signature}
 
 
-class SafeClient(Client):
+class SafeClient(DirectClient):
     """The library's client, which logs in as `login` says and never in clear text with TLS."""
 
     def __init__(self, login: Login) -> None:

@@ -8,6 +8,9 @@ problems.py   mistakes out (RFC 9457)
 shapes.py     both documents' short forms of settings
 commands.py   a request becomes a command, its answer a response
 backend.py    what routes need of the control process
-described.py  the words, schemas and examples of the OpenAPI document
+pages.py      lists, and the way to the next page
+described.py  the words and schemas of the OpenAPI document
+examples.py   its examples
+docs_page.py  it as a page for people
 routes_*.py   the endpoints
 """

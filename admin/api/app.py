@@ -15,6 +15,7 @@ from starlette.routing import compile_path
 
 from admin.api import (
     described,
+    examples,
     routes_access,
     routes_analytics,
     routes_audit,
@@ -74,6 +75,7 @@ def build(backend: Backend, *, names: Iterable[str] = ()) -> Gate:
             Problem: _problem,
             RequestValidationError: _invalid,
             HTTPException: _http_error,
+            Exception: _failed,
         },
     )
     app.state.backend = backend
@@ -132,7 +134,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         # FastAPI's own shape of mistakes is not ours.
         schemas.pop("HTTPValidationError", None)
         schemas.pop("ValidationError", None)
-        app.openapi_schema = document
+        app.openapi_schema = examples.with_nulls(document)
     return app.openapi_schema
 
 
@@ -146,6 +148,11 @@ async def _docs(request: Request) -> Response:
 async def _problem(request: Request, problem: Exception) -> Response:
     assert isinstance(problem, Problem)
     return problem.response(request.url.path)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """Of which only our own log tells more (admin.api.gate)."""
+    return Problem("failed").response(request.url.path)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

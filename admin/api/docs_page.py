@@ -63,17 +63,33 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
         parts.append(f"<table>{''.join(rows)}</table>")
     for media in operation.get("requestBody", {}).get("content", {}).values():
         for name, example in media.get("examples", {}).items():
-            parts.append(f"<p>Send, for example ({escape(name)}):</p>{_json(example['value'])}")
+            parts.append(f"<p>Send, for example ({escape(name)}):</p>{_shown(example['value'])}")
         break
+    wrong: list[str] = []
     for status, answer in operation.get("responses", {}).items():
-        if not status.startswith("2"):
-            continue
-        parts.append(f"<p>{escape(status)}: {escape(answer.get('description', ''))}</p>")
-        for media in answer.get("content", {}).values():
-            if "example" in media:
-                parts.append(_json(media["example"]))
+        words = f"{escape(status)}: {escape(answer.get('description', ''))}"
+        if status.startswith("2"):
+            parts.append(f"<p>{words}</p>{_answered(answer)}")
+        else:
+            wrong.append(f"<li>{words}</li>")
+    if wrong:
+        parts.append(f"<details><summary>Or, as a problem</summary><ul>{''.join(wrong)}</ul>")
+        parts.append("</details>")
     return "".join([*parts, "</details>"])
 
 
-def _json(value: Any) -> str:
-    return f"<pre>{escape(json.dumps(value, indent=2, ensure_ascii=False))}</pre>"
+def _answered(answer: dict[str, Any]) -> str:
+    """The examples of an answer, under their names where they have some."""
+    parts: list[str] = []
+    for kind, media in answer.get("content", {}).items():
+        for name, example in media.get("examples", {}).items():
+            parts.append(f"<p>{escape(name)}:</p>{_shown(example['value'])}")
+        if "example" in media:
+            title = f"<p>{escape(kind)}:</p>" if len(answer["content"]) > 1 else ""
+            parts.append(title + _shown(media["example"]))
+    return "".join(parts)
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
+    return f"<pre>{escape(text)}</pre>"

@@ -3,7 +3,8 @@
 - DNS rebinding: a page in an operator's browser may reach a loopback address under a name of its
   own. Only our own names are served (Host), and only pages of ours (Origin).
 - Smuggling: a request that says two things about its length or about who asks is refused; the
-  parser (h11) has refused bare line feeds, doubled lengths and blanks in names before.
+  parser (h11) has refused doubled lengths and blanks in names before. It takes bare line feeds as
+  ends of lines (RFC 9112, 2.2), so what stands before us should not hand on any.
 - Tokens in addresses end up in logs and histories: they are refused outright.
 """
 
@@ -78,10 +79,11 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        started = False
+        started = ended = False
 
         async def answer(message: Message) -> None:
-            nonlocal started
+            nonlocal started, ended
+            ended = message["type"] == "http.response.body" and not message.get("more_body")
             if message["type"] == "http.response.start":
                 started = True
                 message["headers"] = _with_safe(scope, message.get("headers", []))
@@ -103,6 +105,8 @@ class Gate:
             log.info("a client took nothing for %g s and was left", SEND_SECONDS)
         except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"])
+            if ended:
+                return
             if started:
                 raise  # half an answer is no answer: the connection is closed
             await Problem("failed").response(scope["path"])(scope, receive, answer)

@@ -22,7 +22,7 @@ KNOWN: Final = tuple(sorted({"qps", "connections", *views.SPELLINGS, *MEASURES})
 By = Annotated[
     str, Query(max_length=40, description=f"A measure: {', '.join(KNOWN)}.", examples=["qps"])
 ]
-Top = Annotated[int, Query(ge=1, le=TOP_MAX)]
+Top = Annotated[int, Query(ge=1, le=TOP_MAX, description="As many at most.")]
 TenantId = Annotated[
     str, Query(alias="tenant", max_length=63, description="Of one tenant; else of all.")
 ]
@@ -131,7 +131,9 @@ async def top_tenants(
 async def history(
     backend: Counted,
     who: Anybody,
-    step: Annotated[Literal["minute", "hour", "day"], Query()] = "hour",
+    step: Annotated[
+        Literal["minute", "hour", "day"], Query(description="What one row is about.")
+    ] = "hour",
     tenant: TenantId = "",
 ) -> Response:
     id = _one(backend, who, tenant)

@@ -14,10 +14,10 @@ from admin.api.access import Anybody, Behind, Overseer, forbidden
 from admin.api.backend import Backend
 from admin.api.commands import json
 from admin.api.described import answers, listed, table
-from admin.api.limits import PAGE, PAGE_MAX, SCANNED_MAX
+from admin.api.limits import PAGE, SCANNED_MAX
+from admin.api.pages import Limit, SequenceCursor, Since, Until, paged
 from admin.api.problems import Problem
 from admin.api.routes_log import log_problems, when
-from admin.api.routes_tenants import paged
 from events import tail
 from events.audit import KEY_PURPOSE, NO_TENANT, STREAM, SUBJECT_PREFIX, AuditEvent, decode, iso
 from events.audit_verify import Verifier
@@ -63,13 +63,15 @@ async def asked(
         ),
     ] = "",
     kind: Annotated[str, Query(max_length=40, description="login, refusal, limit …")] = "",
-    actor: Annotated[str, Query(max_length=200)] = "",
-    address: Annotated[str, Query(max_length=60)] = "",
-    outcome: Annotated[Literal["", "ok", "refused", "failed"], Query()] = "",
-    fingerprint: Annotated[str, Query(max_length=40)] = "",
+    actor: Annotated[str, Query(max_length=200, description="Who did it.")] = "",
+    address: Annotated[str, Query(max_length=60, description="Where it came from.")] = "",
+    outcome: Annotated[
+        Literal["", "ok", "refused", "failed"], Query(description="What came of it.")
+    ] = "",
+    fingerprint: Annotated[str, Query(max_length=40, description="Of a statement.")] = "",
     trace: Annotated[str, Query(max_length=40, description="A trace id.")] = "",
-    since: Annotated[str, Query(max_length=40)] = "",
-    until: Annotated[str, Query(max_length=40)] = "",
+    since: Since = "",
+    until: Until = "",
 ) -> Asked:
     """Raises Problem for what the caller may not see."""
     own = who.principal.tenant
@@ -102,8 +104,8 @@ async def search_audit(
     request: Request,
     backend: Behind,
     which: Annotated[Asked, Depends(asked)],
-    limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = PAGE,
-    cursor: Annotated[int | None, Query(ge=1, le=2**53)] = None,
+    limit: Limit = PAGE,
+    cursor: SequenceCursor = None,
 ) -> Response:
     async with backend.reading():
         with log_problems():

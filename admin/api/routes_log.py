@@ -21,14 +21,14 @@ from admin.api.described import answers, listed, table
 from admin.api.limits import (
     HEARTBEAT_SECONDS,
     PAGE,
-    PAGE_MAX,
     SCANNED_MAX,
     STREAM_BATCH,
     STREAMS_MAX,
     STREAMS_PER_CALLER_MAX,
 )
+from admin.api.pages import Limit, SequenceCursor, Since, Until, paged
 from admin.api.problems import Problem, missing, mistake
-from admin.api.routes_tenants import Force, paged
+from admin.api.routes_tenants import Force
 from admin.cli.event_text import as_dict
 from admin.cli.failure import Failure
 from admin.cli.when import parse_when
@@ -133,13 +133,15 @@ async def list_events(
     backend: Behind,
     who: Anybody,
     which: Which,
-    limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = PAGE,
-    cursor: Annotated[int | None, Query(ge=1, le=2**53)] = None,
-    order: Annotated[Literal["asc", "desc"], Query()] = "desc",
+    limit: Limit = PAGE,
+    cursor: SequenceCursor = None,
+    order: Annotated[Literal["asc", "desc"], Query(description="desc: newest first.")] = "desc",
     after: Annotated[int | None, Query(ge=0, le=2**53, description="Behind this event.")] = None,
-    since: Annotated[str, Query(max_length=40, description="RFC 3339, or `2h` …")] = "",
-    until: Annotated[str, Query(max_length=40)] = "",
-    last_event_id: Annotated[str | None, Header(max_length=20)] = None,
+    since: Since = "",
+    until: Until = "",
+    last_event_id: Annotated[
+        str | None, Header(max_length=20, description="Of a stream: behind this event.")
+    ] = None,
 ) -> Response:
     if EVENT_STREAM in request.headers.get("accept", "").lower():
         _check_stream(request)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 
 from admin.api import described, examples, shown
 from admin.api.access import Behind, Overseer
@@ -12,9 +12,10 @@ from admin.api.backend import Backend, page_of
 from admin.api.bodies import read_object
 from admin.api.commands import Order, OrderedForAll, about, caught_up, done, etag, json, told_only
 from admin.api.described import answers, changed, listed, table
-from admin.api.limits import PAGE, PAGE_MAX
+from admin.api.limits import PAGE
+from admin.api.pages import Cursor, Limit, paged
 from admin.api.problems import Problem, missing
-from admin.api.routes_tenants import Force, paged
+from admin.api.routes_tenants import Force
 from admin.api.shapes import Shaped, settings_of
 from events.commands_model import DeleteTier, Mistake, PutDefaults, PutTier
 from events.facts import KIND_INSTALLATION, KIND_TIER
@@ -51,8 +52,8 @@ async def list_tiers(
     request: Request,
     backend: Behind,
     who: Overseer,
-    limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = PAGE,
-    cursor: Annotated[str, Query(max_length=64)] = "",
+    limit: Limit = PAGE,
+    cursor: Cursor = "",
 ) -> Response:
     known = sorted(backend.state.named_all(KIND_TIER))
     names, after = page_of(known, cursor, limit)

@@ -21,9 +21,8 @@ from events.history import compare, sequence_at, standing, tenant_at
 from events.projection import Projection
 
 router = APIRouter(prefix="/tenants/{id}", tags=["tenants"])
-At = Annotated[
-    str, Query(max_length=40, description="RFC 3339, a date, or how long ago (`10 minutes ago`).")
-]
+_WHEN = "RFC 3339, a date, or how long ago (`10 minutes ago`)."
+At = Annotated[str, Query(max_length=40, description=_WHEN)]
 
 
 @router.get(
@@ -72,8 +71,8 @@ async def _as_of(backend: Backend, id: str, name: str, text: str) -> tuple[Proje
 async def diff_tenant(
     backend: Behind,
     id: TenantOf,
-    since: Annotated[str, Query(alias="from", max_length=40)],
-    until: Annotated[str, Query(alias="to", max_length=40)] = "now",
+    since: Annotated[str, Query(alias="from", max_length=40, description=_WHEN)],
+    until: Annotated[str, Query(alias="to", max_length=40, description=_WHEN)] = "now",
 ) -> Response:
     if backend.state.record(id) is None:
         raise missing(f"tenant {id}")

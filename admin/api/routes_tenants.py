@@ -22,7 +22,8 @@ from admin.api.commands import (
     told_only,
 )
 from admin.api.described import answers, changed, table
-from admin.api.limits import PAGE, PAGE_MAX
+from admin.api.limits import PAGE
+from admin.api.pages import Cursor, Limit, paged
 from admin.api.problems import Problem
 from admin.api.shapes import Shaped, settings_of
 from admin.api.users import with_verifiers
@@ -64,10 +65,8 @@ async def list_tenants(
     request: Request,
     backend: Behind,
     who: Anybody,
-    limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = PAGE,
-    cursor: Annotated[
-        str, Query(max_length=64, description="`next_cursor` of the last page.")
-    ] = "",
+    limit: Limit = PAGE,
+    cursor: Cursor = "",
 ) -> Response:
     own = who.principal.tenant
     if own:
@@ -84,16 +83,6 @@ async def list_tenants(
         row["status"] = shown.status(tenant, record, control)[0] if record is not None else ""
     body: dict[str, Any] = {"tenants": rows, "total": 1 if own else len(backend.ids())}
     return paged(request, body, after, limit)
-
-
-def paged(request: Request, body: dict[str, Any], after: str, limit: int) -> Response:
-    """`body` with the way to the next page (RFC 8288)."""
-    body["next_cursor"] = after or None
-    headers = {}
-    if after:
-        url = request.url.include_query_params(cursor=after, limit=limit)
-        headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
-    return json(body, headers=headers)
 
 
 @router.post(

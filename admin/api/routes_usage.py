@@ -11,8 +11,8 @@ from admin.api import described, examples
 from admin.api.access import Behind, Overseer, TenantOf
 from admin.api.commands import caught_up, json
 from admin.api.described import answers, table
-from admin.api.limits import PAGE, PAGE_MAX
-from admin.api.routes_tenants import paged
+from admin.api.limits import PAGE
+from admin.api.pages import Cursor, Limit, paged
 from admin.telemetry.metrics import CONTENT_TYPE
 
 router = APIRouter(tags=["usage"], dependencies=[Depends(caught_up)])
@@ -40,8 +40,8 @@ async def all_stats(
     request: Request,
     backend: Behind,
     who: Overseer,
-    limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = PAGE,
-    cursor: Annotated[str, Query(max_length=64)] = "",
+    limit: Limit = PAGE,
+    cursor: Cursor = "",
 ) -> Response:
     ids, after = backend.page(cursor, limit)
     tenants = [found for id in ids if (found := backend.state.tenant(id)) is not None]
@@ -95,7 +95,9 @@ async def metrics(
     request: Request,
     backend: Behind,
     who: Overseer,
-    format: Annotated[Literal["json", "prometheus"] | None, Query()] = None,
+    format: Annotated[
+        Literal["json", "prometheus"] | None, Query(description="Whatever is accepted.")
+    ] = None,
 ) -> Response:
     if format == "prometheus" or (format is None and _wants_text(request)):
         return Response(await backend.control.metrics_page(), media_type=CONTENT_TYPE)

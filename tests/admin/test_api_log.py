@@ -122,6 +122,38 @@ def test_events_are_heard_as_they_come(nats_server: Nats) -> None:
     in_office(nats_server, test)
 
 
+def test_where_a_stream_begins(nats_server: Nats) -> None:
+    async def test(office: Office) -> None:
+        await changed(office)
+        path = "/events"
+
+        async def refused(headers: dict[str, str], **params: str) -> str:
+            asked = {"headers": {**SSE, **headers}, "params": params}
+            async with office.client.stream("GET", path, **asked) as answer:
+                assert answer.status_code == 422
+                body = json.loads(await answer.aread())
+            return str(body["errors"][0]["path"])
+
+        # Of a log that is not there (any more): nothing would be heard until it is as long.
+        assert await refused({"Last-Event-ID": "1000"}) == "Last-Event-ID"
+        assert await refused({}, after="1000") == "after"
+        assert await refused({"Last-Event-ID": "x"}) == "Last-Event-ID"
+        assert await refused({}, limit="3") == "limit"
+        assert await refused({}, order="desc") == "order"
+        assert await refused({}, until="now") == "until"
+        assert await refused({}, since="someday") == "since"
+        whole = {"since": "1h"}
+        async with office.client.stream("GET", path, headers=SSE, params=whole) as stream:
+            heard = Listener(stream.aiter_lines())
+            assert [(await heard.next())[0] for _ in range(7)] == list(range(1, 8))
+        # What was heard last counts for more than where it began.
+        again = {**SSE, "Last-Event-ID": "5"}
+        async with office.client.stream("GET", f"{path}?after=0", headers=again) as stream:
+            assert (await Listener(stream.aiter_lines()).next())[0] == 6
+
+    in_office(nats_server, test)
+
+
 def test_a_stream_ends_with_its_token(nats_server: Nats) -> None:
     async def test(office: Office) -> None:
         body = {"name": "eve", "role": "viewer"}

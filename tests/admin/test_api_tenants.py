@@ -397,6 +397,67 @@ def test_tiers_and_defaults(nats_server: Nats) -> None:
     in_office(nats_server, test)
 
 
+def test_tiers_and_defaults_say_what_has_no_effect(nats_server: Nats) -> None:
+    async def test(office: Office) -> None:
+        await office.configure(events={"embedded": True})
+        free = {"rate_limits": {"requests_per_second": 100}, "quotas": {"bandwidth": "1GB/month"}}
+        for path in ("/tiers/free", "/defaults"):
+            for method, params in (("PUT", {"dry_run": "true"}), ("PUT", {}), ("PATCH", {})):
+                answer = await office.ask(method, path, free, params=params)
+                assert answer.status_code == 200, answer.text
+                assert [each["path"] for each in answer.json()["ignored"]] == ["quotas"]
+            # A burst counts from the rate that is there already.
+            more = await office.ask("PATCH", path, {"rate_limits": {"burst": 300}})
+            assert more.status_code == 200, more.text
+        assert (await office.ask("GET", "/defaults")).json() == {
+            "rate_limits": {"burst_multiplier": 3, "qps_limit": 100}
+        }
+
+    in_office(nats_server, test)
+
+
+def test_settings_in_the_wrong_place_do_not_become_nothing(nats_server: Nats) -> None:
+    async def test(office: Office) -> None:
+        limits = {"rate_limits": {"qps_limit": 7}}
+        await office.ask("POST", "/tenants", {"id": "acme", **limits})
+        for method, path in (
+            ("PUT", "/tenants/acme"),
+            ("PATCH", "/tenants/acme"),
+            ("POST", "/tenants"),
+            ("PUT", "/defaults"),
+        ):
+            body = {"settings": limits} | ({"id": "b"} if method == "POST" else {})
+            answer = await office.ask(method, path, body)
+            assert answer.status_code == 422, (path, answer.text)
+            assert errors(answer) == {"settings": "is not known here"}
+        # Of a tier they are what GET answers, and mean what they say.
+        made = await office.ask("PUT", "/tiers/gold", {"name": "gold", "settings": limits})
+        assert made.json()["settings"] == limits
+        found = (await office.ask("GET", "/tiers/gold")).json()
+        back = await office.ask("PUT", "/tiers/gold", found)
+        assert (back.status_code, back.json()) == (200, found)
+        both = await office.ask("PUT", "/tiers/gold", {**found, "qps_limit": 8})
+        assert both.status_code == 422
+        other = await office.ask("PUT", "/tiers/gold", {"name": "free", **limits})
+        assert errors(other) == {"name": "is not gold, which the address names"}
+
+    in_office(nats_server, test)
+
+
+def test_a_tenant_as_it_was_can_be_put_back(nats_server: Nats) -> None:
+    async def test(office: Office) -> None:
+        await office.ask("POST", "/tenants", {"id": "acme", "qps_limit": 7, "upstream": "x"})
+        then = (await office.ask("GET", "/tenants/acme", params={"at": "now"})).json()
+        changed = await office.ask("PATCH", "/tenants/acme", {"qps_limit": 9, "upstream": "y"})
+        assert changed.json()["ignored"]
+        back = await office.ask("PUT", "/tenants/acme", then)
+        assert back.status_code == 200, back.text
+        assert back.json()["rate_limits"]["qps_limit"] == 7
+        assert (await office.ask("PUT", "/tenants/acme", changed.json())).status_code == 200
+
+    in_office(nats_server, test)
+
+
 def test_nats_away_is_said(nats_server: Nats) -> None:
     async def test(office: Office) -> None:
         await office.ask("POST", "/tenants", {"id": "acme"})
