@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 # A query that does not end this long after it was cancelled loses its connection.
 CANCEL_GRACE_SECONDS: Final = 5.0
-# PostgreSQL forgets a cancel that comes before its process has begun with the query, as on a machine
-# that has no time for it; so it is told again, as long as the query goes on.
+# PostgreSQL forgets a cancel that comes before its process has begun with the query, as it may on a
+# busy machine; so it is told again, as long as the query goes on.
 CANCEL_AGAIN_SECONDS: Final = 1.0
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from bench import changes
+from bench.control_report import CHART as CONTROL_CHART
+from bench.control_report import growth
 from bench.tables import cpu_target, tables_of
 
 HOW = """\
@@ -39,7 +43,37 @@ def write_readme(results: dict[str, Any], source: Path) -> None:
     lines += [table.markdown() for table in tables_of(results)]
     for name, text in results.get("parts", {}).items():
         lines += [f"## {name[0].upper()}{name[1:]}", "", "```", text.strip(), "```", ""]
+    lines += soon_felt(source.parent)
+    lines += control_plane(source.parent)
     (source.parent / "README.md").write_text("\n".join(lines).rstrip() + "\n")
+
+
+def soon_felt(folder: Path) -> list[str]:
+    """The newest run of bench/changes.py, if there is one."""
+    found = sorted(folder.glob("*-changes.json"))
+    if not found:
+        return []
+    results, name = json.loads(found[-1].read_text()), found[-1].name
+    here = results["machine"]
+    build = "compiled" if here["compiled"] else "interpreted"
+    told = f"Measured by itself, `bench/changes.py`: [{name}]({name}), {here['time']}, {build}, "
+    told += f"{here['cores']} cores, load before it {here['load_before']}, after it "
+    told += f"{results['load_after']}. {results.get('note', '')}".rstrip()
+    return [changes.table(results).markdown(), told, ""]
+
+
+def control_plane(folder: Path) -> list[str]:
+    """The newest run of bench/control.py, if there is one."""
+    found = sorted(folder.glob("*-control.json"))
+    if not found:
+        return []
+    results = json.loads(found[-1].read_text())
+    here = results["machine"]
+    told = (
+        "Measured by itself, `bench/control.py`; each size in full is in [CONTROL.md](CONTROL.md), "
+    )
+    told += f"{here['time']}, {here['cores']} cores, load before it {here['load_before']}."
+    return [growth(results["sizes"]).markdown(), f"![A cold start]({CONTROL_CHART})", "", told, ""]
 
 
 def described(results: dict[str, Any], compared: dict[str, Any]) -> str:

@@ -15,20 +15,26 @@ from pathlib import Path
 from typing import Final
 
 import psycopg
+from nats.errors import Error as NatsError
 
 from admin.cli.failure import FAILED
 from admin.demo.screen import Screen
-from admin.demo.stage import DATABASES, PASSWORD, USER, Stage, StepFailed
+from admin.demo.stage import ACTOR, DATABASES, PASSWORD, USER, Stage, StepFailed
 from admin.demo.steps import STEPS
+from admin.demo.traces import Traces, collecting
 from admin.engines.programs import packaged_programs
 from admin.supervisor import Running, Supervisor
 from events.log import ConfigLog
+from events.secrets import Vault
 from events.stream import LogError
+from events.tokens import TokenSigner
 
 CONFIG: Final = Path(__file__).with_name("demo.toml")
 INTERRUPTED: Final = 130
-# The whole of the steps takes about five seconds; whoever is stuck should be told.
+# The whole of the steps takes about ten seconds; whoever is stuck should be told.
 STEP_SECONDS: Final = 180.0
+# Of the token for the demo's own changes.
+TOKEN_SECONDS: Final = 3600.0
 # Clients that are in a transaction when it ends; nobody waits long for a demo.
 DRAIN_SECONDS: Final = 2.0
 
@@ -43,13 +49,16 @@ def run(data_dir: Path, *, once: bool, port: int | None) -> int:
     # It tells of every statement that Ctrl-C cuts short.
     logging.getLogger("psycopg").setLevel(logging.ERROR)
     try:
-        return asyncio.run(_run(screen, data_dir, once=once, port=port))
+        with collecting() as traces:
+            return asyncio.run(_run(screen, traces, data_dir, once=once, port=port))
     except (KeyboardInterrupt, asyncio.CancelledError):
         screen.say("interrupted")
         return INTERRUPTED
 
 
-async def _run(screen: Screen, data_dir: Path, *, once: bool, port: int | None) -> int:
+async def _run(
+    screen: Screen, traces: Traces, data_dir: Path, *, once: bool, port: int | None
+) -> int:
     _end_on_signals()
     screen.say(f"Files are in {data_dir}, the configuration is {CONFIG}.")
     started = datetime.now(UTC).isoformat(timespec="microseconds")
@@ -60,13 +69,17 @@ async def _run(screen: Screen, data_dir: Path, *, once: bool, port: int | None) 
         say=screen.say,
         port=port,
         next_free=port is None,
+        next_free_api=True,
         drain_seconds=DRAIN_SECONDS,
         # What the steps provoke is shown by them.
         log_level="ERROR",
     )
     running = await supervisor.start()
     try:
-        failure = await _show(screen, running, started)
+        token, _ = TokenSigner(Vault.load(running.data_dir)).make(
+            ACTOR, "operator", seconds=TOKEN_SECONDS
+        )
+        failure = await _show(screen, supervisor, running, started, traces, token)
         if failure:
             screen.console.print(f"\n{failure}", style="bold red", markup=False)
             return FAILED
@@ -98,16 +111,33 @@ def _end_on_signals() -> None:
         loop.add_signal_handler(number, end)
 
 
-async def _show(screen: Screen, running: Running, started: str) -> str:
+async def _show(
+    screen: Screen,
+    supervisor: Supervisor,
+    running: Running,
+    started: str,
+    traces: Traces,
+    token: str,
+) -> str:
     """Go through the steps. What went wrong, in a sentence with the step's name; "" for nothing."""
     log = await ConfigLog.connect(running.nats_urls, name="tenantry-demo")
-    stage = Stage(screen, running.host, running.port, running.node, log, started)
+    stage = Stage(
+        screen,
+        running.host,
+        running.port,
+        running.node,
+        log,
+        started,
+        lambda: supervisor.api_url,
+        token,
+        traces,
+    )
     try:
         for number, (name, title, step) in enumerate(STEPS, 1):
             screen.step(number, len(STEPS), title)
             try:
                 await asyncio.wait_for(step(stage), STEP_SECONDS)
-            except (StepFailed, psycopg.Error, LogError, OSError, TimeoutError) as error:
+            except (StepFailed, psycopg.Error, LogError, NatsError, OSError, TimeoutError) as error:
                 reason = str(error).strip() or type(error).__name__
                 return f'Step {number} of the demo, "{name}", failed: {reason}'
     finally:

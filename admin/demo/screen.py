@@ -14,6 +14,8 @@ from rich.text import Text
 
 # Where there is no terminal to ask: wide enough that no line of ours is broken.
 PLAIN_WIDTH: Final = 120
+# Of the left one of two columns.
+LEFT_WIDTH: Final = 52
 
 
 class Screen:
@@ -42,6 +44,13 @@ class Screen:
     def sql(self, text: str) -> None:
         for line in text.splitlines():
             self.console.print(Text(f"      {line}", style="cyan"), soft_wrap=True)
+
+    def heading(self, text: str) -> None:
+        self.console.print(Text(f"      {text}", style="bold"))
+
+    def line(self, left: str, right: str) -> None:
+        """Two columns, never folded."""
+        self.console.print(Text(f"      {left:<{LEFT_WIDTH}} {right}"), soft_wrap=True)
 
     def table(self, title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         table = Table(

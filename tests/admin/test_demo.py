@@ -26,6 +26,8 @@ from admin.engines.both import EmbeddedPostgres, engines_status
 from events.facts import Commit, TenantChanged, TenantCreated, TenantDisabled, TenantEnabled
 
 RUN_SECONDS = 120.0
+# What a run adds once all is set up: a limit over NATS, over HTTP and back, a tenant off and on.
+EVENTS_OF_A_RUN = 5
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,27 @@ def test_every_step_is_checked_and_nothing_is_left_running(place: Home) -> None:
     assert "Every step was as it should be." in first.stdout
     assert first.stderr == ""
     assert nothing_runs(place)
+    followed(first.stdout)
+    assert "This log is younger than a minute" in first.stdout
+
+
+def followed(output: str) -> None:
+    """The change over NATS is one trace from who asked to what was refused, and it is undone."""
+    told = re.search(r"The trace of the change over NATS is ([0-9a-f]{32})\.", output)
+    assert told, output
+    assert f"traceparent='00-{told[1]}-" in output
+    for span in (
+        "├─ command ChangeTenant +control",
+        "│  └─ send tenantry.config.tenant.acme +control",
+        "apply tenant +control",
+        "apply tenant +worker-0",
+        "SELECT shared_db +worker-0",
+    ):
+        assert re.search(rf"{span} +[0-9.]+ ms", output), output
+    table = [line.split("|") for line in output.splitlines() if line.count("|") == 6]
+    limits = {row[1].strip(): row[5].strip() for row in table}
+    assert limits["before the changes"] == limits["now"] == "100,000"
+    assert (limits["after that over NATS"], limits["after that over HTTP"]) == ("2", "5")
 
 
 @pytest.mark.engine
@@ -76,6 +99,8 @@ def test_a_second_run_goes_on_from_there_without_an_event_twice(place: Home) -> 
     assert second.returncode == 0, second.stdout + second.stderr
     assert f"an earlier run left: {before} events, none added" in second.stdout
     assert "rows are there from an earlier run" in second.stdout
+    followed(second.stdout)
+    assert number_of_events(second.stdout) == before + EVENTS_OF_A_RUN
 
 
 @pytest.mark.engine
