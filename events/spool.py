@@ -87,7 +87,9 @@ class Spool:
     def __init__(self, directory: Path, *, bytes_max: int = SPOOL_BYTES_MAX) -> None:
         self.directory = directory
         self.bytes_max = bytes_max
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # `parents` would make the folder above one for everybody.
+        directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        directory.mkdir(exist_ok=True, mode=0o700)
         self._boot = uuid4().hex[:16]
         self._made = 0
         self._current: Segment | None = None

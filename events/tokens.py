@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from events.commands_model import IssueToken
 from events.facts import KIND_TOKEN
-from events.named import Named
+from events.named import TOKEN_SECONDS_MAX, Named
 from events.operators import Principal, Role, bounded
 
 ISSUER: Final = "tenantry"
@@ -38,8 +38,7 @@ PURPOSE: Final = "command tokens"
 # Clocks of two machines that are kept by NTP differ by less.
 SKEW_SECONDS: Final = 30
 DEFAULT_SECONDS: Final = 8 * 3600
-# Who needs one for longer makes another: a forgotten token must die by itself.
-LIFE_SECONDS_MAX: Final = 90 * 86400
+LIFE_SECONDS_MAX: Final = TOKEN_SECONDS_MAX
 # A token has some 350 bytes; what is longer is not even parsed.
 TOKEN_BYTES_MAX: Final = 4096
 _REQUIRED: Final = ["sub", "role", "iss", "aud", "iat", "exp", "jti"]
