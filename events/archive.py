@@ -3,10 +3,12 @@
 JSON, one object a line: a header, each message as it lies in the log, and a trailer with the
 SHA-256 of all bytes before it. Messages keep their bytes, their headers and when they were stored.
 Secrets are in them sealed, as in the log: the file is worth nothing without the key, which is not
-in it, and must be kept with the same care as the log all the same.
+in it, and must be kept with the same care as the log all the same. Keys of personal data are in it
+only if asked for (version 2): sealed too, each on a line of its own behind the messages.
 
     {"format": "tenantry events", "version": 1, "stream": …, "first": 1, "last": n, …}
     {"sequence": 1, "subject": …, "stored_at": ns, "headers": {…}, "text": …}
+    {"key_of": tenant, "sealed": …}
     {"messages": n, "sha256": …}
 
 `text` is the message when it is UTF-8; `base64` stands in its place when it is not.
@@ -23,16 +25,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, NamedTuple
 
 import orjson
 
+from events.archive_keys import restore, stored_keys
+from events.history import state_at
 from events.log import ConfigLog
+from events.model import TENANT_ID
 from events.reader import STORED_AT_HEADER, Stored
+from events.secrets import is_sealed
 from events.stream import STREAM, SUBJECT_PREFIX
 
 FORMAT: Final = "tenantry events"
 VERSION: Final = 1
+# With keys; programs that do not know of them refuse it, rather than lose them.
+VERSION_WITH_KEYS: Final = 2
 # Longest line that is read: a commit is 512 KiB at most, and escaping can triple it.
 LINE_BYTES_MAX: Final = 4 * 1024 * 1024
 # Messages sent before the first answer is awaited. Each names the sequence it expects, so that
@@ -58,28 +66,44 @@ class Header:
     first: int
     last: int
     exported_at: str
+    keys: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """`messages` in the file, `added` to the log."""
+    """`messages` in the file, `added` to the log; `keys` of personal data in the file, and those
+    that were brought back."""
 
     header: Header
     messages: int
     added: int
     sha256: str
+    keys: int = 0
+    keys_added: int = 0
+
+
+class KeyLine(NamedTuple):
+    """A tenant's key of personal data, sealed with the installation's."""
+
+    tenant: str
+    sealed: str
 
 
 # --- out -----------------------------------------------------------------------------------------
 
 
-async def export(log: ConfigLog, path: Path, progress: Progress | None = None) -> Result:
-    """Write all that is stored now to `path`, whole or not at all.
+async def export(
+    log: ConfigLog, path: Path, progress: Progress | None = None, *, with_keys: bool = False
+) -> Result:
+    """Write all that is stored now to `path` (mode 0600), whole or not at all.
 
     Raises LogUnavailable, LogGap, OSError.
     """
     last = await log.last_sequence()
-    header = Header(1, last, datetime.now(UTC).isoformat(timespec="seconds"))
+    # Read behind `last`: nothing before it lacks its key, unless that was erased.
+    keys = await stored_keys(log) if with_keys else {}
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    header = Header(1, last, now, len(keys))
     total = hashlib.sha256()
     draft = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -96,8 +120,10 @@ async def export(log: ConfigLog, path: Path, progress: Progress | None = None) -
                 if progress is not None and stored.sequence % TELL_MESSAGES == 0:
                     progress(stored.sequence, last)
 
-            write(_header_line(header))
+            write(_header_line(header, with_keys=with_keys))
             await log.scan(take, last=last)
+            for tenant, sealed in sorted(keys.items()):
+                write({"key_of": tenant, "sealed": sealed})
             trailer = {"messages": last, "sha256": total.hexdigest()}
             file.write(orjson.dumps(trailer) + b"\n")
             file.flush()
@@ -106,13 +132,14 @@ async def export(log: ConfigLog, path: Path, progress: Progress | None = None) -
         _sync_directory(path.parent)
     finally:
         draft.unlink(missing_ok=True)
-    return Result(header, last, 0, total.hexdigest())
+    return Result(header, last, 0, total.hexdigest(), len(keys))
 
 
-def _header_line(header: Header) -> dict[str, Any]:
-    return {
+def _header_line(header: Header, *, with_keys: bool) -> dict[str, Any]:
+    keys = {"keys": header.keys} if with_keys else {}
+    return keys | {
         "format": FORMAT,
-        "version": VERSION,
+        "version": VERSION_WITH_KEYS if with_keys else VERSION,
         "stream": STREAM,
         "first": header.first,
         "last": header.last,
@@ -143,17 +170,19 @@ def _line(stored: Stored) -> dict[str, Any]:
 
 def verify(path: Path) -> Result:
     """Read the file through. Raises ArchiveError with what is wrong, OSError."""
-    header, messages, digest = None, 0, ""
+    header, messages, digest, keys = None, 0, "", 0
     with path.open("rb") as file:
         for each in _checked(file):
             if isinstance(each, Header):
                 header = each
             elif isinstance(each, Stored):
                 messages += 1
+            elif isinstance(each, KeyLine):
+                keys += 1
             else:
                 digest = each
     assert header is not None, "without one, reading has failed"
-    return Result(header, messages, 0, digest)
+    return Result(header, messages, 0, digest, keys)
 
 
 def sealing_keys(path: Path) -> set[str]:
@@ -183,17 +212,26 @@ async def import_(log: ConfigLog, path: Path, progress: Progress | None = None) 
         raise ArchiveError(f"the log holds {have} messages, the file {checked.messages}")
     if have:
         await _check_beginning(log, path, have)
+    keys: dict[str, str] = {}
     with path.open("rb") as file:
         waiting: list[Stored] = []
         for each in _checked(file):
             if isinstance(each, Stored) and each.sequence > have:
                 waiting.append(each)
+            elif isinstance(each, KeyLine):
+                keys[each.tenant] = each.sealed
             if waiting and (len(waiting) >= IN_FLIGHT_MAX or isinstance(each, str)):
                 await _add(log, waiting)
                 waiting = []
                 if progress is not None and isinstance(each, Stored):
                     progress(each.sequence, checked.messages)
-    return Result(checked.header, checked.messages, checked.messages - have, checked.sha256)
+    restored = 0
+    if keys:
+        state = await state_at(log, checked.messages)
+        purged = [each for each in keys if state.is_purged(each)]
+        restored = await restore(log, keys, purged)
+    added = checked.messages - have
+    return Result(checked.header, checked.messages, added, checked.sha256, len(keys), restored)
 
 
 async def _check_beginning(log: ConfigLog, path: Path, have: int) -> None:
@@ -259,11 +297,11 @@ async def _check_same(log: ConfigLog, wanted: Stored) -> None:
 # --- the file ------------------------------------------------------------------------------------
 
 
-def _checked(file: IO[bytes]) -> Iterator[Header | Stored | str]:
-    """The header, the messages, and the digest. Raises ArchiveError."""
+def _checked(file: IO[bytes]) -> Iterator[Header | Stored | KeyLine | str]:
+    """The header, the messages, the keys, and the digest. Raises ArchiveError."""
     total = hashlib.sha256()
     header: Header | None = None
-    messages = 0
+    messages = keys = 0
     while line := file.readline(LINE_BYTES_MAX + 1):
         if len(line) > LINE_BYTES_MAX or not line.endswith(b"\n"):
             raise ArchiveError("it ends in the middle of a line: the file was cut off")
@@ -274,10 +312,15 @@ def _checked(file: IO[bytes]) -> Iterator[Header | Stored | str]:
                 yield header
             elif "sha256" in fields:
                 _check_trailer(fields, total.hexdigest(), messages, header)
+                if keys != header.keys:
+                    raise ArchiveError("keys are missing from it")
                 if file.read(1):
                     raise ArchiveError("something follows its end")
                 yield total.hexdigest()
                 return
+            elif "key_of" in fields:
+                keys += 1
+                yield _read_key(fields)
             else:
                 stored = _read_line(fields)
                 if stored.sequence != header.first + messages:
@@ -285,7 +328,7 @@ def _checked(file: IO[bytes]) -> Iterator[Header | Stored | str]:
                 messages += 1
                 yield stored
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            where = f"line {messages + 1}" if header is None else f"line {messages + 2}"
+            where = f"line {messages + keys + (1 if header is None else 2)}"
             raise ArchiveError(f"{where} cannot be read: {type(error).__name__}") from None
         total.update(line)
     raise ArchiveError("it has no end: the file was cut off")
@@ -294,9 +337,17 @@ def _checked(file: IO[bytes]) -> Iterator[Header | Stored | str]:
 def _read_header(fields: dict[str, Any]) -> Header:
     if fields.get("format") != FORMAT:
         raise ArchiveError("it is not an export of events")
-    if fields["version"] != VERSION:
+    if fields["version"] not in (VERSION, VERSION_WITH_KEYS):
         raise ArchiveError(f"version {fields['version']} of the format is not known here")
-    return Header(int(fields["first"]), int(fields["last"]), str(fields["exported_at"]))
+    first, last = int(fields["first"]), int(fields["last"])
+    return Header(first, last, str(fields["exported_at"]), int(fields.get("keys", 0)))
+
+
+def _read_key(fields: dict[str, Any]) -> KeyLine:
+    tenant, sealed = fields["key_of"], fields["sealed"]
+    if TENANT_ID.fullmatch(tenant) is None or not is_sealed(sealed):
+        raise ArchiveError("it has a key that is none")
+    return KeyLine(tenant, sealed)
 
 
 def _read_line(fields: dict[str, Any]) -> Stored:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Final
 
 from events.audit import AuditEvent, iso
-from events.audit_sink import FOLDED_KINDS, LOGIN, LOGIN_FAILED, LOST
+from events.audit_sink import COMMAND, FAILED, FOLDED_KINDS, LOGIN, LOGIN_FAILED, LOST, REFUSED
 
 # Short enough to see that something goes on, and a day of it is 144 events.
 FOLD_SECONDS: Final = 10.0
@@ -59,7 +59,7 @@ class Fold:
     def add(self, event: AuditEvent, now: float) -> None:
         """Note `event`, which happened `now` (seconds since 1970)."""
         _shorten(event)
-        if event.kind not in FOLDED_KINDS:
+        if not _is_folded(event):
             if len(self._single) >= SINGLE_MAX:
                 self.lost += 1
                 return
@@ -113,6 +113,14 @@ class Fold:
         while len(self._budgets) > KEYS_MAX:
             del self._budgets[next(iter(self._budgets))]
         return affordable
+
+
+def _is_folded(event: AuditEvent) -> bool:
+    """Commands that change something are told one by one. Those that do not cost nothing to send:
+    told each, they would push everything else out of the stream."""
+    return event.kind in FOLDED_KINDS or (
+        event.kind == COMMAND and event.outcome in (REFUSED, FAILED)
+    )
 
 
 def _key(event: AuditEvent) -> _Key:

@@ -18,7 +18,8 @@ LIMIT: Final = "limit"  # a rate, size, time or number was over its limit
 OPERATOR_STATEMENT: Final = "operator_statement"  # SQL of an operator in a tenant's data
 FOLDED_KINDS: Final = frozenset({LOGIN, LOGIN_FAILED, REFUSAL, LIMIT, OPERATOR_STATEMENT})
 
-COMMAND: Final = "command"  # somebody asked for a change: accepted or refused
+# Accepted or refused: somebody asked for a change. Refused ones are folded as the first group is.
+COMMAND: Final = "command"
 CONFIG_CHANGE: Final = "config_change"  # a change took effect here
 OVERRIDE: Final = "override"  # an operator acted across tenants
 SERVICE: Final = "service"  # a part of Tenantry started or stopped

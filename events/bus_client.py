@@ -16,7 +16,7 @@ from nats.errors import NoRespondersError
 from events.bus import COMMAND_ID_HEADER, REPLY_HEADER, TOKEN_HEADER, TRACE_HEADER
 from events.bus_durable import STREAM, ensure_stream
 from events.commands_model import Command
-from events.connection import RETRY_SECONDS
+from events.connection import PATIENCE_SECONDS, RETRY_SECONDS
 from events.log import ConfigLog
 from events.stream import LogUnavailable
 from events.verbs import COMMANDS_PREFIX, REQUEST_PREFIX, address, body
@@ -54,6 +54,14 @@ class CommandClient:
         sent = False
         while True:
             left = start + seconds - time.monotonic()
+            if not self._source.connected:
+                # Asked now, it would wait in the library's buffer and be carried out whenever NATS
+                # is back, long after the caller was told that it failed.
+                patience = seconds if sent else min(seconds, PATIENCE_SECONDS)
+                if time.monotonic() - start >= patience:
+                    raise _no_answer(verb, "NATS is away", unknown=sent)
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
             try:
                 message = await self._source.connection.exchange(
                     subject, data, max(RETRY_SECONDS, min(left, TRY_SECONDS)), headers
@@ -61,13 +69,15 @@ class CommandClient:
                 answer: dict[str, Any] = orjson.loads(message.data)
                 return answer
             except NoRespondersError:
-                if not sent and time.monotonic() - start > min(NOBODY_SECONDS, seconds):
+                waited = time.monotonic() - start
+                if not sent and waited > min(NOBODY_SECONDS, seconds):
                     raise NobodyAnswers("nobody takes commands: is Tenantry running?") from None
+                if waited >= seconds:
+                    raise _no_answer(verb, "nobody is there any more", unknown=True) from None
             except (NatsError, OSError, TimeoutError) as error:
                 sent = True
                 if time.monotonic() - start >= seconds:
-                    text = f"no answer to {verb} ({error!r}); repeat it with the same command id"
-                    raise LogUnavailable(text, unknown=True) from None
+                    raise _no_answer(verb, repr(error), unknown=True) from None
             await asyncio.sleep(RETRY_SECONDS)
 
     async def store(self, command: Command, *, reply_to: str = "", traceparent: str = "") -> int:
@@ -95,3 +105,8 @@ class CommandClient:
         if traceparent:
             headers[TRACE_HEADER] = traceparent
         return headers
+
+
+def _no_answer(verb: str, why: str, *, unknown: bool) -> LogUnavailable:
+    again = "; repeat it with the same command id" if unknown else "; it was not sent"
+    return LogUnavailable(f"no answer to {verb} ({why}){again}", unknown=unknown)

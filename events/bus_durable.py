@@ -27,6 +27,7 @@ from nats.errors import Error as NatsError
 
 from events.answer import Answer, refusal
 from events.bus import BODY_BYTES_MAX, REPLY_HEADER, Handle, Request, as_request, reply
+from events.connection import ATTEMPT_SECONDS
 from events.log import ConfigLog
 from events.stream import (
     NO_STREAM_FOUND,
@@ -48,9 +49,11 @@ WAITING_MAX: Final = 100_000
 WAITING_BYTES_MAX: Final = 256 * 1024**2
 # The body, and room for headers with a token.
 MESSAGE_BYTES_MAX: Final = BODY_BYTES_MAX + 16 * 1024
-# How long a command may be under way before it is delivered again: more than the log is waited for.
-# A process that was killed holds the others up for as long.
-ACK_SECONDS: Final = 20.0
+# A command whose process has not been heard of for so long is delivered again; until then all the
+# others wait behind it.
+ACK_SECONDS: Final = 5.0
+# So often a process tells that it is at work: two of them may be lost.
+PROGRESS_SECONDS: Final = 1.5
 # Tries of a command that fails for a reason nobody foresaw, or that others outrun again and again.
 TRIES_MAX: Final = 5
 # Between two tries of one; all others wait behind it, so it is short.
@@ -64,31 +67,46 @@ RETRY_SECONDS_MAX: Final = 5.0
 _NANO: Final = 1_000_000_000
 _SURFACE: Final = "nats command"
 _ACK: Final = b"+ACK"
+_AT_WORK: Final = b"+WPI"
 
 
 class DurableBus:
-    """Carries durable commands out while `run` runs. `poisoned` counts those that were given up."""
+    """Carries durable commands out while `run` runs. `poisoned` counts those that were given up,
+    `retries` how often the connection or the consumer was lost."""
 
     def __init__(self, source: ConfigLog, handle: Handle, *, replicas: int = 1) -> None:
         self.done = 0
         self.poisoned = 0
+        self.retries = 0
         self._source = source
         self._handle = handle
         self._replicas = replicas
+        # Where to acknowledge what is done, until the server knows.
+        self._owed = ""
 
     async def run(self) -> None:
         """Until cancelled. What fails is told and tried again."""
         pause = RETRY_SECONDS
-        while True:
-            before = self.done
-            try:
-                await self.prepare()
-                await self._take()
-            except (LogError, ApiError, NatsError, OSError, TimeoutError, ValueError) as error:
-                log.info("durable commands wait: %r", error)
-            # Stream and consumer may have gone with the server that is back now.
-            pause = RETRY_SECONDS if self.done > before else min(pause * 2, RETRY_SECONDS_MAX)
-            await asyncio.sleep(pause)
+        back = asyncio.Event()
+        forget = self._source.connection.on_reconnect(back.set)
+        try:
+            while True:
+                before = self.done
+                try:
+                    await self.prepare()
+                    await self._take()
+                except (LogError, ApiError, NatsError, OSError, TimeoutError, ValueError) as error:
+                    log.info("durable commands wait: %r", error)
+                    self.retries += 1
+                # Stream and consumer may have gone with the server that is back now.
+                fresh = back.is_set() or self.done > before
+                pause = RETRY_SECONDS if fresh else min(pause * 2, RETRY_SECONDS_MAX)
+                back.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await back.wait()
+        finally:
+            forget()
 
     async def _take(self) -> None:
         """Carry out one after the other. Raises when the connection or the consumer is lost."""
@@ -105,6 +123,7 @@ class DurableBus:
         subscription = await self._source.nats.subscribe(inbox)
         forget = connection.on_reconnect(lost)
         try:
+            await self._make_up()
             while True:
                 message = await self._next(subscription, inbox, cut)
                 if message is not None:
@@ -150,6 +169,23 @@ class DurableBus:
         raise ConnectionResetError(f"{headers.get('Status')} {headers.get('Description')}")
 
     async def _work(self, message: Msg) -> None:
+        beating = asyncio.get_running_loop().create_task(self._beat(message.reply), name="at work")
+        try:
+            await self._carry_out(message)
+        finally:
+            beating.cancel()
+            await asyncio.gather(beating, return_exceptions=True)
+
+    async def _beat(self, subject: str) -> None:
+        """Tell the server that the command is under way, until cancelled."""
+        while True:
+            await asyncio.sleep(PROGRESS_SECONDS)
+            # Without a connection the library would keep it and send it whenever there is one.
+            if self._source.connected:
+                with contextlib.suppress(NatsError, OSError):
+                    await self._source.nats.publish(subject, _AT_WORK)
+
+    async def _carry_out(self, message: Msg) -> None:
         stored = delivery(message.reply)
         request = as_request(message, COMMANDS_PREFIX, _SURFACE)
         answer = _unfit(request, message)
@@ -171,14 +207,26 @@ class DurableBus:
             await self._source.nats.publish(message.reply, b"-NAK " + delay)
             return
         await reply(self._source.connection, (message.headers or {}).get(REPLY_HEADER, ""), answer)
+        self._owed = message.reply
         await self._erase(stored.sequence)
-
-        # Asked for, so that it is known: else the next pull might bring it again.
-        async def once(wait: float) -> Msg:
-            return await self._source.connection.exchange(message.reply, _ACK, wait)
-
-        await self._source.connection.persist(once, "an acknowledgement", writing=False)
+        await self._acknowledge(message.reply)
+        self._owed = ""
         self.done += 1
+
+    async def _acknowledge(self, subject: str) -> None:
+        """Have the server know that a command is done; until then it holds all others back. Raises
+        NatsError, OSError, TimeoutError."""
+        if not self._source.connected:
+            raise ConnectionResetError("the connection was lost before the acknowledgement")
+        await self._source.connection.exchange(subject, _ACK, ATTEMPT_SECONDS)
+
+    async def _make_up(self) -> None:
+        """Acknowledge once more what was done when the connection was lost. A server that has
+        forgotten that it delivered it says nothing, and holds nobody back either."""
+        owed, self._owed = self._owed, ""
+        if owed:
+            with contextlib.suppress(NatsError, OSError, TimeoutError):
+                await self._acknowledge(owed)
 
     async def _erase(self, sequence: int) -> None:
         """Overwrite the message: it may hold personal data, and files keep what is only removed."""
@@ -189,7 +237,10 @@ class DurableBus:
 
     def _give_up(self, answer: Answer, delivered: int, message: Msg) -> bool:
         """Whether a command that could not be carried out is given up. Never because the log is
-        away: that is nobody's fault, and it will be back."""
+        away: that is nobody's fault, and it will be back. At once when its sender sends too many:
+        all others wait behind it."""
+        if answer.code == "busy":
+            return True
         if answer.code in ("unavailable", "unknown") or delivered < TRIES_MAX:
             return False
         self.poisoned += 1

@@ -54,7 +54,7 @@ from events.facts import (
     TokenRevoked,
 )
 from events.model import Settings
-from events.named import Named, operator_settings
+from events.named import TOKEN_SECONDS_MAX, Named, operator_settings
 from events.places import Place, place_of
 from events.projection import Record
 
@@ -215,10 +215,10 @@ def _decide_token(state: State, command: TokenCommand, now: datetime) -> list[Fa
         expires = command.expires_at
         if not settings and expires is None:
             raise _missing("token", command.jti)
-        # A revocation is forgotten after that date, so it must not be too early: whoever gives it
-        # may be wrong, and so may whoever noted the token. No token lives longer than this.
-        latest = int(now.timestamp()) + LIFE_SECONDS_MAX
-        until = max(expires or 0, settings.get("expires_at", 0), latest)
+        # A revocation is forgotten after that date, and whoever gives it for a token that was never
+        # noted may be wrong; none lives longer than this.
+        unknown = 0 if settings else int(now.timestamp()) + TOKEN_SECONDS_MAX
+        until = max(expires or 0, settings.get("expires_at", 0), unknown)
         return [] if settings.get("revoked") else [TokenRevoked(expires_at=until)]
     assert isinstance(command, IssueToken)
     mistakes: list[Mistake] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import unicodedata
 from typing import Any, Final
 
 import orjson
@@ -20,6 +22,20 @@ _NOT_SETTINGS: Final = {"provisioned": "provisioning", "version": "the log"}
 _NOT_DEFAULTS: Final = ("id", "name", "enabled", "users", "provisioned", "version", "tier")
 # A tier says how much, never where: a change of tier must not move anybody's data.
 _NOT_IN_TIERS: Final = (*_NOT_DEFAULTS, "isolation", "metadata")
+
+# Instead of words that speak of parsers.
+_PLAIN: Final = {
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "string_type": "must be text",
+}
+
+CONTROLS: Final = "may not hold control characters"
 
 # The id is judged apart from the settings; this one keeps its mistakes from being told twice.
 _VALID_ID: Final = "a"
@@ -43,11 +59,21 @@ def check_tenant(id: str, settings: Settings, below: Settings, mistakes: list[Mi
     if is_erasable(alone.name):
         mistakes.append(Mistake("name", f"may not begin with {PREFIX}"))
     names = [user.name for user in alone.users]
+    # Whoever lists tenants and users does so on a terminal, or in a log line.
+    if not is_plain(alone.name):
+        mistakes.append(Mistake("name", CONTROLS))
+    mistakes += [
+        Mistake(f"users.{at}.name", CONTROLS) for at, name in enumerate(names) if not is_plain(name)
+    ]
     if len(set(names)) != len(names):
         mistakes.append(Mistake("users", "names somebody twice"))
     wanted = _storable(alone, mistakes)
     wanted.pop("id", None)
     return wanted
+
+
+def is_plain(name: str) -> bool:
+    return all(unicodedata.category(character) != "Cc" for character in name)
 
 
 def check_tier(settings: Settings, below: Settings, mistakes: list[Mistake]) -> Settings:
@@ -112,13 +138,39 @@ def told(error: ValidationError, prefix: str = "") -> list[Mistake]:
     """Pydantic's findings as mistakes. The values are left out: they may be secrets."""
     found = error.errors(include_input=False, include_url=False, include_context=False)
     return [
-        Mistake(
-            prefix + ".".join(map(str, each["loc"])),
-            "is not known" if each["type"] == "extra_forbidden" else _plain(each["msg"]),
-        )
+        _mistake(prefix, ".".join(map(str, each["loc"])), each["type"], each["msg"])
         for each in found
     ]
 
 
-def _plain(message: str) -> str:
-    return message.removeprefix("Value error, ")
+def _mistake(prefix: str, path: str, kind: str, message: str) -> Mistake:
+    if kind == "extra_forbidden":
+        meant = _meant(path)
+        return Mistake(prefix + path, "is not known", f"Did you mean {meant}?" if meant else "")
+    plain = _PLAIN.get(kind) or message.removeprefix("Value error, ")
+    return Mistake(prefix + path, plain)
+
+
+def _meant(path: str) -> str:
+    """The setting of a tenant that `path` probably is: the same name in another part, or one like
+    it in the same part; "" when there is none."""
+    part, _, name = path.rpartition(".")
+    known = _paths(Tenant, "")
+    elsewhere = [each for each in known if each.rpartition(".")[2] == name]
+    if elsewhere:
+        return elsewhere[0]
+    beside = [each for each in known if each.rpartition(".")[0] == part]
+    near = difflib.get_close_matches(path, beside, 1) or difflib.get_close_matches(path, known, 1)
+    return near[0] if near else ""
+
+
+def _paths(model: type[BaseModel], prefix: str) -> list[str]:
+    """The dotted names of all settings."""
+    found: list[str] = []
+    for name, info in model.model_fields.items():
+        inner = info.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found += _paths(inner, f"{prefix}{name}.")
+        elif name not in _NOT_SETTINGS:
+            found.append(prefix + name)
+    return found

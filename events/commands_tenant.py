@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from events.commands_checks import check_tenant
+from events.commands_checks import CONTROLS, check_tenant, is_plain
 from events.commands_model import (
     ChangeTenant,
     CommandRefused,
@@ -204,6 +204,8 @@ def _change_users(
             mistakes.append(Mistake("name", f"{command.id} has no user {command.name}"))
         users = [user for user in users if user["name"] != command.name]
     else:
+        if not is_plain(command.name):
+            mistakes.append(Mistake("name", CONTROLS))
         user = {"name": command.name, "scram": command.scram}
         if command.name in names:
             users[names.index(command.name)] = user

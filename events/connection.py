@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import orjson
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 
 from events import nats_login
+from events.direct import DirectClient
 from events.nats_login import LoginError, SafeClient
 from events.stream import ApiError, LogUnavailable
 
@@ -40,6 +40,9 @@ PING_SECONDS = 5
 PINGS_MISSED_MAX = 2
 # A server that answers nothing else within ATTEMPT_SECONDS gets this long for a ping.
 PROBE_SECONDS = 1
+# A server of a cluster that answers pings and nothing else for longer is cut off from the others. An
+# election takes about as long.
+CUT_OFF_SECONDS = 2.0
 
 Answer = TypeVar("Answer")
 
@@ -56,7 +59,7 @@ class Connection:
         except LoginError as error:
             raise LogUnavailable(str(error)) from None
 
-    def __init__(self, client: Client, servers: Sequence[str] = (), name: str = "") -> None:
+    def __init__(self, client: DirectClient, servers: Sequence[str] = (), name: str = "") -> None:
         self.client = client
         self.login = nats_login.parse(servers)
         self._tls = nats_login.tls_context(self.login)
@@ -66,6 +69,8 @@ class Connection:
         self._refused = ""
         # Done as soon as the present connection is lost; then another one takes its place.
         self._cut: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # Since when nothing that was asked for could be done; None after anything that could.
+        self._failing_since: float | None = None
         self._redial: asyncio.Task[None] | None = None
         self._listeners: set[Callable[[], None]] = set()
 
@@ -111,7 +116,9 @@ class Connection:
                 await asyncio.sleep(min(left, RETRY_SECONDS))
                 continue
             try:
-                return await once(min(left, ATTEMPT_SECONDS))
+                answer = await once(min(left, ATTEMPT_SECONDS))
+                self._failing_since = None
+                return answer
             except NoRespondersError:
                 reason = "the stream has no leader"
             except ApiError as error:
@@ -121,6 +128,7 @@ class Connection:
                 unknown = writing
                 reason = repr(error)
                 await self._leave_the_silent()
+            await self._leave_the_cut_off()
             await asyncio.sleep(RETRY_SECONDS)
         message = f"{what}: the configuration log does not answer ({reason})"
         if unknown:
@@ -136,6 +144,21 @@ class Connection:
             await self.client.flush(PROBE_SECONDS)
         except (NatsError, OSError, TimeoutError):
             log.warning("NATS is silent; going to another server")
+            await self.client.force_reconnect()
+
+    async def _leave_the_cut_off(self) -> None:
+        """Go to another server of a cluster when this one has done nothing for CUT_OFF_SECONDS: cut
+        off from the others it greets us, and may take itself for the leader, but cannot store."""
+        now = time.monotonic()
+        if self._failing_since is None:
+            self._failing_since = now
+        elif (
+            now - self._failing_since > CUT_OFF_SECONDS
+            and self.connected
+            and len(self.client.servers) > 1
+        ):
+            self._failing_since = None
+            log.warning("NATS can do nothing here; going to another server")
             await self.client.force_reconnect()
 
     async def ask(

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from datetime import date
+from itertools import islice
 from typing import Any, Final
 
 from events.installation import Installation
 from events.named import Named
 from events.personal import Opener
-from events.projection import Parked, Projection, _Entry, _is_live
+from events.projection import Parked, Projection
 from events.seen import SeenCommands
 from events.settings import read_leniently
+from events.tenant_entry import Entry, is_live
 
 # A command's digest, then where it was stored and for what: see SeenCommands.
 _KEY_BYTES: Final = 16
@@ -90,13 +92,13 @@ def restore(
     made._deleted_at = small["deleted_at"]
     for line in lines:
         id, version, flags, settings, provisioned = line.split(b"\t")
-        entry = _Entry(settings, provisioned, int(version), int(flags))
+        entry = Entry(settings, provisioned, int(version), int(flags))
         made._tenants[id.decode()] = entry
-        made._live += _is_live(entry.flags)
+        made._live += is_live(entry.flags)
     return made
 
 
-def dump_commands(state: Projection) -> tuple[dict[str, Any] | None, bytes]:
+def dump_commands(state: Projection) -> tuple[dict[str, Any] | None, bytes | bytearray]:
     """The small things, and a fixed number of bytes for each command id; None when `state` does
     not remember commands."""
     commands = state._commands
@@ -106,11 +108,15 @@ def dump_commands(state: Projection) -> tuple[dict[str, Any] | None, bytes]:
         "horizon": commands.horizon,
         "days": [[day.isoformat(), sequence] for day, sequence in commands._days],
     }
-    known = [key + value.to_bytes(_VALUE_BYTES, "big") for key, value in commands._known.items()]
-    return small, b"".join(known)
+    known = bytearray()
+    every = iter(commands._known.items())
+    while some := [key + value.to_bytes(_VALUE_BYTES, "big") for key, value in islice(every, 1000)]:
+        # Joined at once, a million of them keep all other threads waiting for 50 ms.
+        known += b"".join(some)
+    return small, known
 
 
-def restore_commands(small: dict[str, Any], known: bytes) -> SeenCommands:
+def restore_commands(small: dict[str, Any], known: bytes | bytearray) -> SeenCommands:
     """What `dump_commands` gave. Raises ValueError, KeyError, TypeError."""
     if len(known) % _SEEN_BYTES:
         raise ValueError("half a command id")
@@ -120,7 +126,7 @@ def restore_commands(small: dict[str, Any], known: bytes) -> SeenCommands:
     for at in range(0, len(known), _SEEN_BYTES):
         key_end = at + _KEY_BYTES
         value = int.from_bytes(known[key_end : at + _SEEN_BYTES], "big")
-        made._known[known[at:key_end]] = value
+        made._known[bytes(known[at:key_end])] = value
     return made
 
 
@@ -130,6 +136,6 @@ def pass_over(state: Projection, sequence: int) -> None:
     state.position = max(state.position, sequence)
 
 
-def _line(id: str, entry: _Entry) -> bytes:
+def _line(id: str, entry: Entry) -> bytes:
     head = f"{id}\t{entry.version}\t{entry.flags}\t".encode()
     return head + entry.settings + b"\t" + entry.provisioned

@@ -234,6 +234,8 @@ def stream_config(replicas: int) -> dict[str, Any]:
         "storage": "file",
         "discard": "new",
         "max_msgs_per_subject": 1,
+        # A second key of a tenant would take the place of the first, and with it the data.
+        "discard_new_per_subject": True,
         "num_replicas": replicas,
         "deny_purge": True,
     }

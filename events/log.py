@@ -20,10 +20,10 @@ from functools import partial
 from typing import Any
 
 import orjson
-from nats.aio.client import Client
 
 from events import codec, reader
 from events.connection import Connection
+from events.direct import DirectClient
 from events.facts import Commit
 from events.reader import Stored, Take
 from events.spans import NO_SPANS, Spans
@@ -39,6 +39,7 @@ from events.stream import (
     CommandIdReused,
     CommitTooLarge,
     Conflict,
+    LogUnavailable,
     check_stream,
     stream_config,
 )
@@ -64,19 +65,20 @@ class ConfigLog:
         cls,
         servers: Sequence[str],
         *,
-        replicas: int = 1,
+        replicas: int | None = None,
         name: str = "tenantry",
         patience: float = 10.0,
     ) -> ConfigLog:
         """Connect and make the stream if it is missing. From then on reconnects for ever.
 
+        `replicas` None: as many as the stream has that is there, and one of a stream that is made.
         Raises LogUnavailable after `patience` seconds, LogMisconfigured.
         """
         connection = Connection.to(servers, name)
         await connection.open(patience)
-        made = cls(connection, replicas)
+        made = cls(connection, replicas or 1)
         try:
-            await made._ensure_stream(replicas)
+            await made._ensure_stream_within(patience, replicas)
         except BaseException:
             await connection.close()
             raise
@@ -86,7 +88,7 @@ class ConfigLog:
         await self.connection.close()
 
     @property
-    def nats(self) -> Client:
+    def nats(self) -> DirectClient:
         """The client, for what else goes over this connection (usage)."""
         return self.connection.client
 
@@ -155,7 +157,9 @@ class ConfigLog:
                 raise CommandIdReused(f"command {commit.id} was used for something else")
         return sequence
 
-    async def _first_from(self, subject: str, sequence: int, wait: float) -> tuple[int, Commit] | None:
+    async def _first_from(
+        self, subject: str, sequence: int, wait: float
+    ) -> tuple[int, Commit] | None:
         """Sequence and contents of the subject's first message at or after `sequence`. Asks the
         leader: any replica may answer a direct get, also one that lags behind."""
         question = orjson.dumps({"seq": sequence, "next_by_subj": subject})
@@ -234,10 +238,20 @@ class ConfigLog:
 
         return await self.connection.persist(once, subject, writing=False)
 
-    async def _ensure_stream(self, replicas: int) -> None:
+    async def _ensure_stream_within(self, patience: float, replicas: int | None) -> None:
+        """A cluster that has just been started lets us in before it has elected its leader."""
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                return await self._ensure_stream(replicas)
+            except LogUnavailable:
+                if time.monotonic() > deadline:
+                    raise
+
+    async def _ensure_stream(self, replicas: int | None) -> None:
         """Make the stream, or check the one that is there. It is never updated from here: a client
         that rewrites a configuration it read drops the settings it does not know."""
-        wanted = orjson.dumps(stream_config(replicas).as_dict())
+        wanted = orjson.dumps(stream_config(replicas or 1).as_dict())
 
         async def once(wait: float) -> dict[str, Any]:
             info_subject = f"$JS.API.STREAM.INFO.{STREAM}"
@@ -256,7 +270,10 @@ class ConfigLog:
             return await self.connection.ask(info_subject, b"", wait)
 
         info = await self.connection.persist(once, f"the stream {STREAM}", writing=False)
-        check_stream(info["config"], replicas)
+        if replicas is None:
+            # Streams that are made beside it are to outlive the loss of as many servers.
+            self.replicas = int(info["config"].get("num_replicas") or 1)
+        check_stream(info["config"], self.replicas)
 
 
 def _same(stored: Commit, sent: Commit) -> bool:

@@ -30,6 +30,8 @@ from events.model import Settings, Tenant
 from events.settings import read_leniently
 
 NAMED_KINDS: Final = (KIND_TIER, KIND_OPERATOR, KIND_TOKEN)
+# Who needs a token for longer makes another: a forgotten one must die by itself.
+TOKEN_SECONDS_MAX: Final = 90 * 86400
 # An expired token is refused by its own date; this long after it nothing needs to be known of it.
 EXPIRED_TOKENS_KEPT_SECONDS: Final = 86400.0
 

@@ -36,7 +36,8 @@ TENANT_ADMIN_MAY: Final = frozenset({"users", "metadata"})
 @dataclass(frozen=True, slots=True)
 class Principal:
     """Who asks: shown to be so by a token or by being this process. `tenant` bounds it to one: the
-    role tenant-admin, or what was one before its operator was made a viewer; `jti` names the token; `address` is where the request came from."""
+    role tenant-admin, or what was one before its operator was made a viewer; `jti` names the token;
+    `address` is where the request came from."""
 
     name: str
     role: Role

@@ -4,6 +4,8 @@ A pull consumer delivers as much as was asked for and no more. Whatever the clie
 network does to the messages, each must follow the last one applied; when one does not, or when
 nothing is heard, the consumer is thrown away and made again at the right place. (The library's own
 ordered consumer counts a message before its bounded queue may drop it, so it can miss one.)
+A start reads them by the hundred thousand, so they come without the library's queue
+(events.direct), and their headers are read only where somebody wants them.
 
 Protocol: ADR-9 (idle heartbeats), ADR-13 (pull requests), ADR-15 (acknowledgement subjects).
 """
@@ -20,7 +22,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
-from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from events import codec
@@ -41,8 +42,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tenantry.log")
 
-# Messages asked for at a time; at a few kB each they fit the library's queue (128 MiB) easily, and
-# PULL_BYTES says so to the server for those that are larger.
+# Messages asked for at a time, and their bytes at most: what may be on its way to one that is slow.
 PULL_MESSAGES = 2_000
 PULL_BYTES = 16 * 1024 * 1024
 # A pull request ends by itself after this and is made again.
@@ -65,6 +65,8 @@ _NANO = 1_000_000_000
 # When the message came into the first log that held it: set by an import, whose server would
 # otherwise say that everything happened today. Nanoseconds since 1970.
 STORED_AT_HEADER = "Tenantry-Stored-At"
+# Whoever may write to the log may write anything there; this is a moment at least until 2262.
+STORED_AT_DIGITS_MAX = 19
 
 
 class Stored(NamedTuple):
@@ -87,6 +89,25 @@ class Stored(NamedTuple):
 
 # What a message is handed to; what it raises ends the reading.
 Take = Callable[[Stored], None]
+
+
+class Delivered(NamedTuple):
+    """One message as it came, with its headers unread. `server_time` is in nanoseconds."""
+
+    sequence: int
+    server_time: int
+    subject: str
+    data: bytes
+    head: bytes
+
+    def stored(self) -> Stored:
+        headers = parse_headers(self.head) if self.head else {}
+        moment = _stored_at(headers, self.server_time)
+        return Stored(self.sequence, moment, self.subject, self.data, headers)
+
+
+# The same, for whoever needs no headers.
+Hand = Callable[[Delivered], None]
 
 
 class Delivery(NamedTuple):
@@ -112,6 +133,24 @@ def decoded(apply: Apply) -> Take:
     return take
 
 
+def _with_headers(take: Take) -> Hand:
+    def hand(message: Delivered) -> None:
+        take(message.stored())
+
+    return hand
+
+
+def _applied(apply: Apply) -> Hand:
+    """Decodes for `apply`, and looks at nothing else."""
+    decode, prefix = codec.decode, len(SUBJECT_PREFIX)
+
+    def hand(message: Delivered) -> None:
+        kind, _, id = message.subject[prefix:].partition(".")
+        apply(message.sequence, kind, id, decode(message.data))
+
+    return hand
+
+
 def traced(source: ConfigLog, take: Take) -> Take:
     """`take`, as part of the trace that the message carries."""
 
@@ -125,7 +164,7 @@ def traced(source: ConfigLog, take: Take) -> Take:
 
 async def read_all(source: ConfigLog, from_sequence: int, apply: Apply) -> int:
     """See ConfigLog.read_all."""
-    reached = await scan(source, decoded(apply), from_sequence, None, ())
+    reached = await _read(source, _applied(apply), from_sequence, None, ())
     source.synced_at = time.monotonic()
     return reached
 
@@ -134,9 +173,15 @@ async def scan(
     source: ConfigLog, take: Take, first: int, last: int | None, subjects: Sequence[str]
 ) -> int:
     """See ConfigLog.scan."""
+    return await _read(source, _with_headers(take), first, last, subjects)
+
+
+async def _read(
+    source: ConfigLog, hand: Hand, first: int, last: int | None, subjects: Sequence[str]
+) -> int:
     end = await source.last_sequence()
     until = end if last is None else min(last, end)
-    reader = Reader(source, first - 1, take, until, subjects)
+    reader = Reader(source, first - 1, hand, until, subjects)
     fruitless = 0
     while reader.position < until:
         before = reader.position
@@ -154,7 +199,8 @@ async def scan(
 
 async def follow(source: ConfigLog, from_sequence: int, apply: Apply) -> None:
     """See ConfigLog.follow."""
-    reader = Reader(source, from_sequence - 1, traced(source, decoded(apply)), None)
+    hand = _with_headers(traced(source, decoded(apply)))
+    reader = Reader(source, from_sequence - 1, hand, None)
     pause = RETRY_SECONDS
     while True:
         before = reader.position
@@ -182,14 +228,14 @@ class Reader:
         self,
         source: ConfigLog,
         position: int,
-        take: Take,
+        hand: Hand,
         until: int | None,
         subjects: Sequence[str] = (),
     ) -> None:
         self.position = position
         self.gaps = 0
         self._source = source
-        self._hand_on = take
+        self._hand_on = hand
         self._until = until
         self._subjects = list(subjects)
         # Messages that the present consumer has delivered.
@@ -201,6 +247,8 @@ class Reader:
         self._wanted = 0
         self._heard_at = 0.0
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # Set when `_watch` has something to do: ask for more, or leave.
+        self._stir = asyncio.Event()
 
     async def run(self) -> None:
         """Read until the end is reached. Raises _Again, LogUnavailable, or what `apply` raises."""
@@ -214,7 +262,7 @@ class Reader:
         forget = source.connection.on_reconnect(lambda: self._end(_Again("reconnected")))
         subscription: Subscription | None = None
         try:
-            subscription = await source.nats.subscribe(f"{self._inbox}.*", cb=self._received)
+            subscription = await source.nats.listen(f"{self._inbox}.*", self._received)
             self._heard_at = time.monotonic()
             await self._pull()
             await self._watch()
@@ -260,14 +308,20 @@ class Reader:
         )
 
     async def _watch(self) -> None:
-        """Wait for the end, or until nothing has been heard for too long."""
+        """Ask for more whenever all that was asked for has come, until the end is reached or
+        nothing has been heard for too long."""
         while True:
+            if self._over.done():
+                return self._over.result()
+            if self._wanted <= 0:
+                await self._pull()
             silent = time.monotonic() - self._heard_at
             if silent >= SILENCE_SECONDS:
                 raise _Again(f"nothing heard for {silent:.1f} s")
-            await asyncio.wait((self._over,), timeout=SILENCE_SECONDS - silent)
-            if self._over.done():
-                return self._over.result()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SILENCE_SECONDS - silent):
+                    await self._stir.wait()
+            self._stir.clear()
 
     def _end(self, error: Exception | None = None) -> None:
         if not self._over.done():
@@ -275,23 +329,25 @@ class Reader:
                 self._over.set_result(None)
             else:
                 self._over.set_exception(error)
+        self._stir.set()
 
-    async def _received(self, message: Msg) -> None:
+    def _received(self, subject: bytes, reply: bytes, head: bytes, data: bytes) -> None:
+        """What comes on the inbox; called by the client as soon as it is there."""
         if self._over.done():
             return
         self._heard_at = time.monotonic()
         try:
-            if message.reply:
-                self._take(message)
+            if reply:
+                self._take(subject, reply, head, data)
             else:
-                self._control(message)
-            if self._wanted <= 0 and not self._over.done():
-                await self._pull()
+                self._control(subject, head)
+            if self._wanted <= 0:
+                self._stir.set()
         except Exception as error:
             self._end(error)
 
-    def _take(self, message: Msg) -> None:
-        told = delivery(message.reply)
+    def _take(self, subject: bytes, reply: bytes, head: bytes, data: bytes) -> None:
+        told = delivery(reply.decode())
         sequence = told.sequence
         self._wanted -= 1
         self._delivered += 1
@@ -301,10 +357,8 @@ class Reader:
             self.gaps += 1
             raise _Again(f"sequence {sequence} was delivered after {self.position}")
         if self._until is None or sequence <= self._until:
-            headers = message.headers or {}
-            at = headers.get(STORED_AT_HEADER)
-            stored_at = int(at) if at is not None and at.isdecimal() else told.stored_at
-            self._hand_on(Stored(sequence, stored_at, message.subject, message.data, headers))
+            name = subject.decode(errors="replace")
+            self._hand_on(Delivered(sequence, told.stored_at, name, data, head))
         self.position = sequence
         if told.pending == 0:
             self.gaps = 0
@@ -319,12 +373,12 @@ class Reader:
         self.position = until
         self._end()
 
-    def _control(self, message: Msg) -> None:
+    def _control(self, subject: bytes, head: bytes) -> None:
         """A message without a place in the stream: a heartbeat, or the end of a pull request."""
-        if message.subject != self._reply:
+        if subject.decode(errors="replace") != self._reply:
             return
-        headers = message.headers or {}
-        status = headers.get("Status", "")
+        status, reason = parse_status(head)
+        headers = parse_headers(head)
         if status == "100":
             # It names the last message sent to us, which shows the loss of a last one too.
             last = int(headers.get("Nats-Last-Stream", "-1"))
@@ -334,35 +388,47 @@ class Reader:
                 raise _Again(f"sequence {last} was sent, but {self.position} came last")
             if last >= 0:
                 self._source.synced_at = self._heard_at
-        elif status in ("404", "408") or (status == "409" and _ended_by_itself(headers)):
+        elif status in ("404", "408") or (status == "409" and _ended_by_itself(reason)):
             self._wanted = 0
         else:
-            raise _Again(f"the consumer ended ({status} {headers.get('Description', '')})")
+            raise _Again(f"the consumer ended ({status} {reason})")
 
     async def _leave(self, consumer: str, subscription: Subscription | None) -> None:
         """Tidy up as far as the connection allows; the server forgets the rest by itself."""
         if subscription is not None:
             with contextlib.suppress(NatsError, OSError):
-                await subscription.unsubscribe()
+                await self._source.nats.leave(subscription)
         if self._source.connected:
             with contextlib.suppress(NatsError, OSError):
                 await self._source.nats.publish(f"$JS.API.CONSUMER.DELETE.{STREAM}.{consumer}")
 
 
-def _ended_by_itself(headers: dict[str, str]) -> bool:
+def _ended_by_itself(reason: str) -> bool:
     """Whether a 409 means that one request was answered in full, by number or by bytes. With every
     other reason (deleted, the leader moved, the server stops) the consumer is of no more use."""
-    reason = headers.get("Description", "").lower()
+    reason = reason.lower()
     return "batch completed" in reason or "maxbytes" in reason
 
 
 def stored(message: dict[str, Any]) -> Stored:
     """The `message` of an answer of STREAM.MSG.GET."""
     headers = parse_headers(base64.b64decode(message.get("hdrs", "")))
-    at = headers.get(STORED_AT_HEADER)
-    moment = int(at) if at is not None and at.isdecimal() else nanoseconds(message["time"])
+    moment = _stored_at(headers, nanoseconds(message["time"]))
     data = base64.b64decode(message.get("data", ""))
     return Stored(int(message["seq"]), moment, message["subject"], data, headers)
+
+
+def _stored_at(headers: dict[str, str], server: int) -> int:
+    at = headers.get(STORED_AT_HEADER, "")
+    return int(at) if at.isdecimal() and len(at) <= STORED_AT_DIGITS_MAX else server
+
+
+def parse_status(block: bytes) -> tuple[str, str]:
+    """The status and its description of a block that begins NATS/1.0 100 Idle Heartbeat, say."""
+    line = block.partition(b"\r\n")[0].decode("utf-8", "replace")
+    _, _, rest = line.partition(" ")
+    status, _, reason = rest.strip().partition(" ")
+    return status, reason.strip()
 
 
 def parse_headers(block: bytes) -> dict[str, str]:

@@ -64,6 +64,16 @@ class Vault:
         except (OSError, UnicodeDecodeError) as error:
             raise SecretError(f"cannot use the secret key {path}: {error}") from error
 
+    def must_be_one_of(self, needed: set[str]) -> None:
+        """Raises SecretError unless this key is among those that the log's secrets need: what a
+        process with another key seals would stop all the others."""
+        if needed and self.key_id not in needed:
+            raise SecretError(
+                f"the log's secrets are sealed with key {min(needed)}, and this data directory has "
+                f"key {self.key_id}: copy {KEY_FILE} from a data directory of the same "
+                f"installation, or set {KEY_VARIABLE}"
+            )
+
     def derive(self, purpose: str) -> bytes:
         """32 bytes that only holders of the key can compute, the same every time."""
         return hmac.digest(self._key, b"tenantry derive " + purpose.encode(), "sha256")

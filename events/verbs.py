@@ -54,6 +54,9 @@ from events.commands_model import (
 )
 
 INSTALLATION: Final = "_installation"
+# The deepest settings have five levels. What walks through them calls itself at each; and what one
+# process can still store, another one must be able to fold.
+DEPTH_MAX: Final = 24
 REQUEST_PREFIX: Final = "tenantry.request."
 COMMANDS_PREFIX: Final = "tenantry.commands."
 
@@ -117,7 +120,23 @@ def _read(body: bytes) -> dict[str, Any]:
         raise _malformed(Mistake("", "the body is not JSON")) from None
     if not isinstance(given, dict):
         raise _malformed(Mistake("", "the body is not a JSON object"))
+    if too_deep(given):
+        raise _malformed(Mistake("", f"the body is nested more than {DEPTH_MAX} levels deep"))
     return given
+
+
+def too_deep(found: Any) -> bool:
+    """Whether JSON is nested more than DEPTH_MAX levels deep."""
+    level: list[Any] = [found]
+    for _ in range(DEPTH_MAX):
+        below: list[Any] = []
+        for value in level:
+            inside = value.values() if isinstance(value, dict) else value
+            below += [each for each in inside if isinstance(each, dict | list)]
+        if not below:
+            return False
+        level = below
+    return True
 
 
 def _addressed(given: dict[str, Any], tenant: str, command_id: str) -> list[Mistake]:

@@ -12,14 +12,20 @@ import pytest
 from support.engines import Nats, ask
 from support.nats import Line
 
+from admin.control import Control
 from events import archive
-from events.archive import ArchiveError, export, import_, sealing_keys, verify
+from events.archive import ArchiveError, Result, export, import_, sealing_keys, verify
+from events.archive_keys import stored_keys
+from events.commands import DeleteTenant, PurgeTenant, PutTenant
 from events.facts import Commit, TenantChanged, TenantCreated, TenantProvisioned
 from events.history import moment_of, sequence_at, state_at
 from events.log import ConfigLog
 from events.reader import Stored
+from events.secrets import Vault
 from events.stream import SUBJECT_PREFIX, Conflict
 from wire.tasks import spawn
+
+VAULT = Vault(bytes(range(32)))
 
 
 async def fill(log: ConfigLog, count: int = 6) -> None:
@@ -152,7 +158,7 @@ def one_less(text: bytes) -> bytes:
 
 
 def newer(text: bytes) -> bytes:
-    return text.replace(b'"version":1', b'"version":2', 1)
+    return text.replace(b'"version":1', b'"version":3', 1)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +169,7 @@ def newer(text: bytes) -> bytes:
         (another_word, "its checksum is wrong"),
         (swapped, "sequence 3 is out of order"),
         (one_less, "messages are missing"),
-        (newer, "version 2 of the format is not known here"),
+        (newer, "version 3 of the format is not known here"),
         (lambda text: text + b"more\n", "something follows its end"),
         (lambda text: b"", "cut off"),
         (lambda text: b"[]\n", "line 1 cannot be read"),
@@ -251,3 +257,69 @@ def test_the_file_holds_sealed_secrets_and_tells_which_key_they_need(
         assert sealing_keys(file) == {"0badcafe"}
 
     between(nats_server, test)
+
+
+def test_keys_come_along_when_asked_for_and_erased_ones_stay_erased(
+    nats_server: Nats, tmp_path: Path
+) -> None:
+    plain, whole = tmp_path / "plain.jsonl", tmp_path / "whole.jsonl"
+    target = Nats(**ask("nats"))
+
+    async def fill_in() -> None:
+        control = await Control.open([nats_server.url], VAULT)
+        execute = control.commander.execute
+        try:
+            for id in ("acme", "gone", "late"):
+                await execute(PutTenant(id=id, settings={"name": f"Name of {id}"}), "ann")
+            await execute(DeleteTenant(id="gone"), "ann")
+            await execute(PurgeTenant(id="gone", force=True), "ann")
+            await export(control.log, plain)
+            written = await export(control.log, whole, with_keys=True)
+            assert (written.keys, whole.stat().st_mode & 0o777) == (2, 0o600)
+            assert verify(whole).keys == 2
+        finally:
+            await control.close()
+        assert b"Name of" not in whole.read_bytes()
+        assert b"key_of" not in plain.read_bytes()
+        assert sealing_keys(whole) == {VAULT.key_id}
+
+    async def import_file(file: Path) -> Result:
+        log = await ConfigLog.connect([target.url])
+        try:
+            return await import_(log, file)
+        finally:
+            await log.close()
+
+    async def names() -> dict[str, str]:
+        control = await Control.open([target.url], VAULT)
+        try:
+            found = {id: control.projection.tenant(id) for id in control.projection.ids()}
+            return {id: each.name for id, each in found.items() if each is not None}
+        finally:
+            await control.close()
+
+    async def run() -> None:
+        await fill_in()
+        assert (await import_file(plain)).keys == 0
+        assert "Name of acme" not in (await names()).values()
+        # A file made while the key of a tenant was not erased yet, though the tenant was purged.
+        lines = whole.read_bytes().splitlines(keepends=True)
+        again = orjson.loads(lines[-2]) | {"key_of": "gone"}
+        lines[0] = orjson.dumps(orjson.loads(lines[0]) | {"keys": 3}) + b"\n"
+        lines.insert(-1, orjson.dumps(again) + b"\n")
+        digest = hashlib.sha256(b"".join(lines[:-1])).hexdigest()
+        lines[-1] = orjson.dumps(orjson.loads(lines[-1]) | {"sha256": digest}) + b"\n"
+        whole.write_bytes(b"".join(lines))
+        result = await import_file(whole)
+        assert (result.added, result.keys, result.keys_added) == (0, 3, 2)
+        assert await names() == {"acme": "Name of acme", "late": "Name of late"}
+        log = await ConfigLog.connect([target.url])
+        assert sorted(await stored_keys(log)) == ["acme", "late"]
+        # Once more: what is there stays as it is.
+        assert (await import_(log, whole)).keys_added == 0
+        await log.close()
+        whole.write_bytes(b"".join([*lines[:-2], lines[-1]]))
+        with pytest.raises(ArchiveError):
+            verify(whole)
+
+    asyncio.run(run())

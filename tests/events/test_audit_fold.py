@@ -80,10 +80,10 @@ def test_refusals_from_several_addresses_are_one_and_logins_are_not() -> None:
     ]
 
 
-def test_commands_are_never_folded() -> None:
+def test_commands_that_are_carried_out_are_never_folded() -> None:
     fold = Fold()
     for n in range(3):
-        fold.add(AuditEvent("command", "acme", "root", detail=f"id {n}"), T0)
+        fold.add(AuditEvent("command", "acme", "root", outcome="ok", detail=f"id {n}"), T0)
     assert [event.detail for event in fold.due(T0)] == ["id 0", "id 1", "id 2"]
 
 

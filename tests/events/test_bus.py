@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 
+import nats
+import orjson
 import pytest
 from nats.errors import NoRespondersError
-from support.desk import VAULT, Desk, at_desk, until
+from support.desk import VAULT, Desk, at_desk, desk, until
 from support.engines import Nats
 from support.nats import Line, NatsServer
 
 from admin.control import Control
-from events import bus, snapshot
+from events import bus, bus_client, snapshot
 from events.bus_client import CommandClient, NobodyAnswers
 from events.commands_model import ChangeTenant, EnableTenant, PutTenant
+from events.history import commit_of
 from events.log import ConfigLog
 from events.operators import Principal
+from events.reader import Stored
+from events.stream import STREAM, SUBJECT_PREFIX, LogUnavailable
 
 ANN = Principal("ann", "operator")
 
@@ -342,6 +347,49 @@ def test_the_trace_of_a_request_is_stored_with_it(nats_server: Nats) -> None:
     at_desk(nats_server, test)
 
 
+def test_whoever_asked_and_is_left_alone_is_told_that_it_is_unknown(
+    nats_server: Nats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So that the first try is given up and others find nobody.
+    monkeypatch.setattr(bus_client, "TRY_SECONDS", 0.1)
+
+    async def run() -> None:
+        log = await ConfigLog.connect([nats_server.url])
+        deaf = await nats.connect(nats_server.url)
+        heard = asyncio.Event()
+
+        async def die(_: object) -> None:
+            heard.set()
+            await deaf.close()
+
+        await deaf.subscribe("tenantry.request.*.*", cb=die)
+        await deaf.flush()
+        with pytest.raises(LogUnavailable, match="repeat it with the same command id") as told:
+            await CommandClient(log, "x").send(EnableTenant(id="acme"), seconds=0.5)
+        assert heard.is_set()
+        assert told.value.unknown
+        await log.close()
+
+    asyncio.run(run())
+
+
+def test_while_nats_is_away_nothing_is_sent_and_nothing_is_sent_later(
+    own_nats: NatsServer,
+) -> None:
+    async def run() -> None:
+        log = await ConfigLog.connect([own_nats.url])
+        own_nats.kill()
+        await until(lambda: not log.connected)
+        with pytest.raises(LogUnavailable, match="it was not sent") as told:
+            await CommandClient(log, "x").send(EnableTenant(id="acme"), seconds=0.2)
+        assert not told.value.unknown
+        assert log.nats.pending_data_size == 0
+        own_nats.start()
+        await log.close()
+
+    asyncio.run(run())
+
+
 def test_one_id_across_reconnects_is_one_event(nats_server: Nats) -> None:
     async def test(desk: Desk) -> None:
         await desk.ask("acme.create")
@@ -361,3 +409,64 @@ def test_one_id_across_reconnects_is_one_event(nats_server: Nats) -> None:
         assert await desk.stored() == 2
 
     at_desk(nats_server, test)
+
+
+def test_one_id_past_the_servers_window_and_a_restart_is_one_event(nats_server: Nats) -> None:
+    """NATS itself forgets ids after its window; here that is a tenth of a second."""
+
+    async def run() -> None:
+        body = {"patch": {"name": "B"}}
+        async with desk(nats_server.url) as made:
+            log = made.control.log
+            await made.ask("acme.create")
+            config = (await log.info())["config"] | {"duplicate_window": 100_000_000}
+            await log.request(f"$JS.API.STREAM.UPDATE.{STREAM}", orjson.dumps(config))
+            first = await made.ask("acme.change", body, id="once")
+            await made.ask("acme.change", {"patch": {"name": "C"}})
+            await window_is_over(made)
+            again = await asyncio.gather(
+                *(made.ask("acme.change", body, id="once") for _ in range(1000))
+            )
+            assert {answer["sequence"] for answer in again} == {first["sequence"]} == {2}
+        async with desk(nats_server.url) as made:
+            answer = await made.ask("acme.change", body, id="once")
+            assert (answer["sequence"], answer["repeated"]) == (2, True)
+            # Durably as well: what the queue brings a second time is not done a second time.
+            sender = CommandClient(made.control.log, made.token)
+            command = ChangeTenant(id="acme", patch=body["patch"], command_id="once")
+            await sender.store(command)
+            await until(lambda: any("nats command" in note["detail"] for note in made.notes.taken))
+            tenant = made.control.projection.tenant("acme")
+            assert tenant is not None
+            assert tenant.name == "C"
+            ids = await stored_ids(made)
+            assert ids.count("once") == 1
+
+    asyncio.run(run())
+
+
+async def window_is_over(desk: Desk) -> None:
+    """Return when the server takes an id of the log as a new one: seen by what it refuses."""
+    headers = {
+        "Nats-Msg-Id": "once",
+        "Nats-Expected-Stream": STREAM,
+        "Nats-Expected-Last-Subject-Sequence": "1",
+    }
+    async with asyncio.timeout(20):
+        while True:
+            subject = f"{SUBJECT_PREFIX}tenant.acme"
+            answer = await desk.client.request(subject, b"", timeout=5, headers=dict(headers))
+            if "error" in orjson.loads(answer.data):
+                return
+            assert orjson.loads(answer.data)["duplicate"]
+            await asyncio.sleep(0.02)
+
+
+async def stored_ids(desk: Desk) -> list[str]:
+    found: list[str] = []
+
+    def take(each: Stored) -> None:
+        found.append(commit_of(each).id)
+
+    await desk.control.log.scan(take)
+    return found

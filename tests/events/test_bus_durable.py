@@ -230,6 +230,72 @@ def test_durable_commands_survive_the_server(own_nats: NatsServer) -> None:
     asyncio.run(run())
 
 
+def test_an_acknowledgement_that_was_lost_with_the_server_holds_nobody_up(
+    own_nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Longer than this test waits: nobody may be held up by what was delivered and not acknowledged.
+    monkeypatch.setattr(bus_durable, "ACK_SECONDS", 60.0)
+
+    async def run() -> None:
+        log = await ConfigLog.connect([own_nats.url])
+        sender = CommandClient(log, TOKEN)
+        tried: list[str] = []
+
+        async def handle(request: Request) -> Answer:
+            tried.append(request.tenant)
+            if len(tried) == 1:
+                # So that the server has written down that it delivered this one.
+                await asyncio.sleep(0.5)
+                own_nats.kill()
+            return Answer(request.command_id, sequence=len(tried))
+
+        for id in ("one", "two"):
+            await sender.store(PutTenant(id=id))
+        queue = DurableBus(log, handle)
+        work = asyncio.get_running_loop().create_task(queue.run())
+        await until(lambda: not log.connected)
+        await until(lambda: queue.retries)
+        own_nats.start()
+        await until(lambda: "two" in tried)
+        assert tried == ["one", "two"]
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        await log.close()
+
+    asyncio.run(run())
+
+
+def test_a_command_that_takes_long_is_not_delivered_again_meanwhile(
+    nats_server: Nats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bus_durable, "ACK_SECONDS", 1.0)
+    monkeypatch.setattr(bus_durable, "PROGRESS_SECONDS", 0.2)
+
+    async def run() -> None:
+        log = await ConfigLog.connect([nats_server.url])
+        other = await ConfigLog.connect([nats_server.url])
+        await CommandClient(log, TOKEN).store(PutTenant(id="acme"))
+        tried: list[str] = []
+
+        async def slow(request: Request) -> Answer:
+            tried.append(request.command_id)
+            await asyncio.sleep(1.5)
+            return Answer(request.command_id, sequence=1)
+
+        loop = asyncio.get_running_loop()
+        works = [loop.create_task(DurableBus(each, slow).run()) for each in (log, other)]
+        await until(lambda: tried)
+        await empty(log)
+        assert len(tried) == 1
+        for work in works:
+            work.cancel()
+        await asyncio.gather(*works, return_exceptions=True)
+        await log.close()
+        await other.close()
+
+    asyncio.run(run())
+
+
 def test_a_queue_that_could_forget_or_repeat_is_refused(nats_server: Nats) -> None:
     async def run() -> None:
         log = await ConfigLog.connect([nats_server.url])

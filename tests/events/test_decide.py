@@ -258,7 +258,7 @@ LIMITS = st.fixed_dictionaries(
 TENANTS = st.fixed_dictionaries(
     {},
     optional={
-        "name": st.text(st.characters(codec="utf-8"), max_size=5),
+        "name": st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=5),
         "rate_limits": LIMITS,
         "users": st.lists(st.just({"name": "u", "scram": VERIFIER}), max_size=1),
         "metadata": st.dictionaries(st.text("ab", max_size=2), st.text("xy"), max_size=3),

@@ -11,12 +11,12 @@ from typing import Any
 
 import nats
 import pytest
-from nats.aio.msg import Msg
 from support.engines import Nats
 from support.nats import Line, NatsServer
 
 from events import codec, connection, reader
 from events.connection import Connection
+from events.direct import DirectClient, Taker
 from events.facts import Commit, TenantChanged, TenantCreated
 from events.log import ConfigLog
 from events.projection import Projection
@@ -190,13 +190,13 @@ class DroppingLog(ConfigLog):
     count = 0
     lost: frozenset[bytes] = frozenset()
 
-    def drop(self, deliver: Callable[[Msg], Any]) -> Callable[[Msg], Any]:
-        async def sometimes(message: Msg) -> None:
+    def drop(self, deliver: Taker) -> Taker:
+        def sometimes(subject: bytes, reply: bytes, headers: bytes, data: bytes) -> None:
             self.count += 1
-            if self.count % 3 or not message.reply or message.data in self.lost:
-                await deliver(message)
+            if self.count % 3 or not reply or data in self.lost:
+                deliver(subject, reply, headers, data)
             else:
-                self.lost |= {message.data}
+                self.lost |= {data}
 
         return sometimes
 
@@ -210,14 +210,12 @@ def test_messages_lost_in_the_client_are_read_again(
         await append(writer, *range(1, 31))
         lossy = await DroppingLog.connect([nats_server.url])
         assert isinstance(lossy, DroppingLog)
-        subscribe = lossy.nats.subscribe
+        listen = lossy.nats.listen
 
-        async def subscribe_lossily(subject: str, **options: Any) -> Any:
-            if "cb" in options and "_received" in options["cb"].__qualname__:
-                options["cb"] = lossy.drop(options["cb"])
-            return await subscribe(subject, **options)
+        async def listen_lossily(subject: str, taker: Taker) -> Any:
+            return await listen(subject, lossy.drop(taker))
 
-        lossy.nats.subscribe = subscribe_lossily  # type: ignore[method-assign]
+        lossy.nats.listen = listen_lossily  # type: ignore[method-assign]
         notes = Notes()
         assert await lossy.scan(decoded(notes.apply), subjects=subjects) == 30
         await notes.has(30)
@@ -230,7 +228,8 @@ def test_messages_lost_in_the_client_are_read_again(
 
 def test_a_message_that_is_really_gone_stops_reading(nats_server: Nats) -> None:
     async def run() -> None:
-        client = await nats.connect(nats_server.url)
+        client = DirectClient()
+        await client.connect(nats_server.url)
         jetstream = client.jetstream()
         await jetstream.add_stream(stream_config(1).evolve(deny_delete=False))
         for number in range(1, 4):

@@ -201,3 +201,14 @@ def test_the_same_commits_always_give_the_same_state(commits: list[tuple[str, li
         again.tenant(id)
     assert again.digest() == story.projection.digest()
     assert again.tenant_count() == len(list(again.ids()))
+
+
+def test_whether_some_tenant_may_share_tables_is_known_without_resolving() -> None:
+    story = Story().of("plain", TenantCreated(settings={"isolation": {"strategy": "schema"}}))
+    assert not story.projection.may_have_rows()
+    story.of("shared", TenantCreated(settings={"isolation": {"strategy": "row"}}))
+    assert story.projection.may_have_rows()
+    by_default = Story().of("plain", TenantCreated(settings={}))
+    settings = {"defaults": {"isolation": {"strategy": "row"}}}
+    by_default.of("installation", InstallationChanged(settings=settings), kind="installation")
+    assert by_default.projection.may_have_rows()

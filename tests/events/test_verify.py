@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import nats
 import orjson
 import pytest
 from support.engines import Nats
 
 from events import codec, verify
 from events.connection import Connection
+from events.direct import DirectClient
 from events.dumped import copy
 from events.facts import Commit, TenantChanged, TenantCreated, TenantDisabled
 from events.history import state_at
@@ -132,7 +132,8 @@ def test_a_snapshot_is_held_against_the_log(nats_server: Nats) -> None:
 
 def test_what_is_gone_is_told(nats_server: Nats) -> None:
     async def run() -> None:
-        client = await nats.connect(nats_server.url)
+        client = DirectClient()
+        await client.connect(nats_server.url)
         jetstream = client.jetstream()
         await jetstream.add_stream(stream_config(1).evolve(deny_delete=False))
         log = ConfigLog(Connection(client))
