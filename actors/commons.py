@@ -7,6 +7,7 @@ keys of advisory locks, which PostgreSQL shares among all sessions of a database
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 from collections.abc import Awaitable, Callable
@@ -18,6 +19,7 @@ from actors.shelf import Shelf
 from events.model import Tenant
 from wire.ports import Seal
 from wire.postgres.connect import Target
+from wire.sql import framed
 from wire.sql.catalog import Catalog
 from wire.sql.frame import DATABASE, SHARED, Frame
 from wire.sql.guard import Analyser
@@ -27,7 +29,6 @@ log = logging.getLogger("tenantry.commons")
 
 # Bytes of a channel's prefix; 63 is PostgreSQL's most for the whole name.
 PREFIX_BYTES: Final = 24
-DIGEST_DIGITS: Final = 10
 SEED_BYTES: Final = 8
 
 
@@ -70,6 +71,12 @@ class TokenSeal(Seal):
         return token(self.key, self.value, backend, time())
 
 
+async def load_rules() -> None:
+    """Have loaded what statements among shared tables are read with; the loop goes on meanwhile."""
+    if not framed.is_loaded():
+        await asyncio.to_thread(framed.load)
+
+
 class Commons:
     """One worker's shared databases.
 
@@ -95,7 +102,10 @@ class Commons:
 
     async def prepare(self, tenant: Tenant) -> None:
         """Have at hand what the tenant's actor will ask for. Raises ServerUnavailable."""
-        if tenant.isolation.strategy == "row" and Grounds.of(tenant) not in self._analysers:
+        if tenant.isolation.strategy != "row":
+            return
+        await load_rules()
+        if Grounds.of(tenant) not in self._analysers:
             await self._learn(Grounds.of(tenant), tenant)
 
     def learned(self, grounds: Grounds, catalog: Catalog) -> bool:
@@ -140,7 +150,7 @@ class Commons:
             return b"", b"", b""
         return (
             quoted(tenant.row_value),
-            channel_prefix(tenant.id),
+            channel_prefix(self._derive("channels"), tenant.id),
             b"%d" % lock_seed(self._derive("advisory locks"), tenant.id),
         )
 
@@ -153,13 +163,11 @@ def quoted(value: str) -> bytes:
     return b"'" + text.encode() + b"'"
 
 
-def channel_prefix(tenant: str) -> bytes:
-    """What the tenant's channels begin with; of two tenants none begins with the other's."""
-    if len(tenant) < PREFIX_BYTES:
-        return tenant.encode() + b"/"
-    digest = hmac.digest(b"channel", tenant.encode(), "sha256").hex()[:DIGEST_DIGITS]
-    # No tenant's id contains "~".
-    return f"{tenant[: PREFIX_BYTES - DIGEST_DIGITS - 2]}~{digest}/".encode()
+def channel_prefix(secret: bytes, tenant: str) -> bytes:
+    """What the tenant's channels begin with, which others cannot guess: what functions of a tenant
+    notify is seen by nobody (wire/sql/namespaces.py). All are equally long."""
+    digest = hmac.digest(secret, tenant.encode(), "sha256").hex()
+    return digest[: PREFIX_BYTES - 1].encode() + b"/"
 
 
 def lock_seed(secret: bytes, tenant: str) -> int:

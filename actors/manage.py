@@ -112,6 +112,7 @@ def look(actor: TenantActor, *, sockets: bool) -> Look:
             "sv_being_canceled": cancelled,
             "sv_idle": len(idle),
             "sv_login": pool.opening,
+            "sv_closing": sum(server.created < pool.valid_since for server in pool.lent),
             "wait_us": int(waited * _MICRO),
             "pool_mode": "session" if lease is not None and lease.session_mode else "transaction",
             "paused": int(pool.held),

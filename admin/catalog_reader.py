@@ -19,12 +19,14 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from actors.commons import Commons, Grounds
-from admin.protect.queries import CATALOG_QUERY
+from admin.protect.queries import CALLS_QUERY, CATALOG_QUERY
 from admin.restarts import Restarts
 from events.model import Tenant
 from wire.errors import ServerUnavailable
 from wire.postgres.connect import Target
+from wire.sql.builtins import BUILTINS
 from wire.sql.catalog import GUARDED, SHARED, TYPES, Catalog, Relation
+from wire.sql.fields import sensitive
 from wire.sql.policy import parse_name
 from wire.tasks import end, spawn
 
@@ -34,6 +36,12 @@ log = logging.getLogger("tenantry.catalog")
 CATALOG_CHANNEL: Final = "tenantry/catalog"
 # How old a worker's knowledge of the shared tables may be: docs/security.md states it.
 POLL_SECONDS: Final = 1.0
+# Between readings that notifications ask for: at least this, and so much that reading takes no more
+# than this share of the time.
+READ_PAUSE_SECONDS: Final = 0.05
+READ_SHARE: Final = 0.1
+# The first version of PostgreSQL whose functions builtins.py does not have.
+NEXT_VERSION: Final = 190_000
 # How long a client's login waits for the first reading.
 FIRST_SECONDS: Final = 15.0
 # Without tenants that use them, catalogs are kept for this long.
@@ -44,6 +52,12 @@ MAX_RELATIONS: Final = 10_000
 
 TABLES: Final = "rpf"
 """Kinds of relations (relkind) that rows are written to: tables, partitioned, foreign."""
+
+
+def pause(taken: float, since: float) -> float:
+    """How long to wait with the next reading, in seconds; the last one took `taken` and ended
+    `since` ago. Whoever may use a database can notify: that must not keep the worker busy."""
+    return max(0.0, min(POLL_SECONDS, max(READ_PAUSE_SECONDS, taken / READ_SHARE)) - since)
 
 
 class CatalogReader:
@@ -86,12 +100,19 @@ class CatalogReader:
                     async with await _connect(target) as conn:
                         await conn.execute(f'LISTEN "{CATALOG_CHANNEL}"')
                         while True:
+                            started = time.monotonic()
                             self._learned(grounds, await read(conn, grounds))
+                            taken = time.monotonic() - started
                             if self._in_use(grounds):
                                 used = time.monotonic()
                             elif time.monotonic() - used > UNUSED_SECONDS:
                                 return
                             async for _ in conn.notifies(timeout=POLL_SECONDS, stop_after=1):
+                                await asyncio.sleep(
+                                    pause(taken, time.monotonic() - started - taken)
+                                )
+                            # One reading answers all that have come meanwhile.
+                            async for _ in conn.notifies(timeout=0):
                                 pass
                 log.warning("the shared tables of %s cannot be read", grounds.database)
                 await asyncio.sleep(restarts.pause(time.monotonic()))
@@ -166,19 +187,37 @@ async def read(conn: psycopg.AsyncConnection[Any], grounds: Grounds) -> Catalog:
             )
             break
     functions = [parse_name(text) for text in grounds.functions]
+    called = await _calls(conn, grounds)
     return Catalog(
-        _version(relations, grounds),
+        _version(relations, grounds, called),
         relations,
         path=(grounds.schema,),
         functions=frozenset((schema or grounds.schema, name) for schema, name in functions),
         rewrite=grounds.enforcement != "seal",
         sealed=grounds.enforcement != "rewrite",
         settings=frozenset(grounds.settings),
+        **called,
     )
 
 
-def _version(relations: list[Relation], grounds: Grounds) -> str:
+async def _calls(conn: psycopg.AsyncConnection[Any], grounds: Grounds) -> dict[str, frozenset[str]]:
+    """What Catalog wants to know of functions."""
+    # What PostgreSQL brings by itself, builtins.py knows up to this version.
+    newer = ["pg_catalog"] if conn.info.server_version >= NEXT_VERSION else []
+    asked = {"schemas": [grounds.schema, *newer], "trusted": grounds.enforcement == "rewrite"}
+    found = await (await conn.execute(CALLS_QUERY, asked)).fetchall()
+    fields = [each for each in found if each[3] or not (each[0] in BUILTINS or sensitive(each[0]))]
+    return {
+        "calls": frozenset(name for name, one, *_ in fields if one),
+        "row_calls": frozenset(name for name, _, row, *_ in fields if row),
+        "overloads": frozenset(name for name, _, _, crosses, _ in found if crosses),
+        "operators": frozenset(each for row in found for each in row[4] or () if each),
+    }
+
+
+def _version(relations: list[Relation], grounds: Grounds, calls: dict[str, frozenset[str]]) -> str:
     digest = hashlib.sha256(repr(grounds).encode())
+    digest.update(repr([sorted(each) for each in calls.values()]).encode())
     for each in relations:
         facts = (each.schema, each.name, each.use, each.columns, sorted(each.generated))
         digest.update(repr((facts, each.type, each.is_table, each.staging)).encode())

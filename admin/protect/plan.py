@@ -28,12 +28,17 @@ _SEQUENCE: Final = frozenset({"USAGE"})
 
 @dataclass
 class Plan:
-    """Steps in order; concerns; tables that tenants cannot reach; how many are protected."""
+    """Steps in order; concerns; tables that tenants cannot reach; those that are protected.
+
+    Where only the proxy enforces, `protected` ones are open to tenants rather, and `seal_adds`
+    tells what the seal would do for them.
+    """
 
     steps: list[Step] = field(default_factory=list)
     concerns: list[Concern] = field(default_factory=list)
     unreachable: list[str] = field(default_factory=list)
     protected: list[str] = field(default_factory=list)
+    seal_adds: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
@@ -50,7 +55,7 @@ def plan(facts: Facts, shared: Sequence[str], accepting: frozenset[str] = frozen
     for table in facts.tables:
         if table.usable:
             continue
-        steps = [*_secure(table, facts), *_indexes(table, facts), *_not_null(table, facts)]
+        steps = [*_secure(table, facts), *indexes(table, facts), *_not_null(table, facts)]
         opening = list(_open(table, facts))
         if table.label not in blocked:
             steps += opening
@@ -139,7 +144,7 @@ def excess_grants(
 # --- then what makes it fast and whole -----------------------------------------------------------
 
 
-def _indexes(table: Table, facts: Facts) -> Iterator[Step]:
+def indexes(table: Table, facts: Facts) -> Iterator[Step]:
     """An index that begins with the tenant column; on partitioned tables made of their partitions'
     ones, because CONCURRENTLY does not work there."""
     name = index_name(table.oid)

@@ -21,6 +21,7 @@ from admin.protect.database import remember
 from admin.protect.facts import Facts, label, read
 from admin.protect.plan import Plan, plan
 from admin.protect.step import Step
+from admin.protect.unsealed import is_unsealed, manageable, plan_unsealed
 from admin.provision.plan import name_parts
 from admin.provision.steps import Connection, rows
 from admin.provision.tenant import open_admin
@@ -35,6 +36,9 @@ _LONG: Final = ("CONCURRENTLY", "VALIDATE CONSTRAINT")
 _SHARED: Final = "shared "
 # After a run something may be left that only shows then; each run comes nearer, so few will do.
 _RUNS_MAX: Final = 3
+
+# More names than fit into a sentence help nobody.
+DATABASES_SHOWN: Final = 10
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,13 @@ async def connected(found: Found, database: str) -> AsyncIterator[Connection]:
     try:
         conn = await open_admin(node, node.password, database)
     except psycopg.Error as error:
+        what = "See that PostgreSQL runs, and that [[nodes]] has its host, port, user and password."
+        if "does not exist" in str(error):
+            known = sorted({tenant.database for tenant in found.tenants})
+            what = f"Databases of tenants are: {', '.join(known[:DATABASES_SHOWN]) or '(none)'}."
         raise Failure(
             f'Database "{database}" on {node.host}:{node.port} cannot be entered as '
-            f'"{node.user}": {str(error).strip()}'
+            f'"{node.user}": {str(error).strip()}. {what}'
         ) from None
     async with conn:
         yield conn
@@ -92,15 +100,14 @@ async def look(conn: Connection, wishes: Wishes, tenants: Sequence[Tenant]) -> L
     """What is missing. Changes nothing. Raises Failure, psycopg.Error."""
     column, schemas = settled(wishes, tenants)
     facts = await read(conn, wishes.database, column, schemas)
+    if is_unsealed(tenants):
+        return await _look_unsealed(conn, wishes, tenants, facts)
     if not facts.sealed:
         raise Failure(
             f'Database "{wishes.database}" has no seal yet: it comes with the first tenant of '
             'strategy "row". Add one to the configuration, and run this again.'
         )
-    named = [*wishes.shared]
-    for tenant in tenants:
-        if tenant.isolation.strategy == "row":
-            named += tenant.isolation.shared_tables
+    named = _named(wishes, tenants)
     remembered = (key.removeprefix(_SHARED) for key in facts.accepted if key.startswith(_SHARED))
     shared = tuple(dict.fromkeys([*(_label(name, facts) for name in named), *remembered]))
     first = plan(facts, shared)
@@ -115,6 +122,27 @@ async def look(conn: Connection, wishes: Wishes, tenants: Sequence[Tenant]) -> L
     accepting |= {f"{_SHARED}{_label(name, facts)}": "shared" for name in wishes.shared}
     new = {key: text for key, text in accepting.items() if facts.accepted.get(key) != text}
     return Looked(facts, plan(facts, shared, keys), shared, new)
+
+
+def _named(wishes: Wishes, tenants: Sequence[Tenant]) -> list[str]:
+    """Shared tables as people wrote them."""
+    named = [*wishes.shared]
+    for tenant in tenants:
+        if tenant.isolation.strategy == "row":
+            named += tenant.isolation.shared_tables
+    return named
+
+
+async def _look_unsealed(
+    conn: Connection, wishes: Wishes, tenants: Sequence[Tenant], facts: Facts
+) -> Looked:
+    if wishes.accept:
+        raise Failure(
+            f'Nothing has to be accepted in "{wishes.database}": its row tenants have enforcement '
+            '"rewrite", where keys close no table.'
+        )
+    shared = tuple(dict.fromkeys(_label(name, facts) for name in _named(wishes, tenants)))
+    return Looked(facts, plan_unsealed(facts, shared, await manageable(conn, facts)), shared, {})
 
 
 def _label(name: str, facts: Facts) -> str:

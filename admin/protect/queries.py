@@ -60,6 +60,28 @@ and foreign table outside of the server's own schemas and of `tenantry`:
 9 the columns of each unique index without expressions, in alphabetical order
 """
 
+CALLS_QUERY: Final[LiteralString] = """
+SELECT p.proname::text,
+  bool_or(one.is_one), bool_or(one.is_one AND (v.typtype IN ('c', 'p') OR b.typtype = 'c')),
+  bool_or(crosses.they), array_agg(DISTINCT o.oprname::text) FILTER (WHERE crosses.they)
+FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+LEFT JOIN pg_type v ON v.oid = p.proargtypes[0]
+LEFT JOIN pg_type b ON b.oid = v.typbasetype
+LEFT JOIN pg_operator o ON o.oprcode = p.oid
+CROSS JOIN LATERAL (SELECT p.pronargs > 0 AND p.pronargs - p.pronargdefaults <= 1 AS is_one) one
+CROSS JOIN LATERAL (SELECT n.nspname <> 'pg_catalog' AND (p.prosecdef OR %(trusted)s)
+  AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_proc'::regclass
+    AND e.objid = p.oid AND e.deptype = 'e') AS they) crosses
+WHERE n.nspname = ANY(%(schemas)s) AND has_function_privilege(p.oid, 'EXECUTE')
+  AND NOT ('internal'::regtype = ANY (p.proargtypes) OR 'cstring'::regtype = ANY (p.proargtypes))
+GROUP BY 1"""
+"""The functions that the caller may run, by name. Placeholders: %(schemas)s, where they are looked
+up; %(trusted)s, whether functions meet other tenants' rows even with the caller's rights.
+
+0 name, 1 one argument is enough, 2 which may be a row
+3 it could show other tenants' rows, and no extension has made it; 4 operators made of such
+"""
+
 # --- what protecting looks at --------------------------------------------------------------------
 
 TENANT_ROLE: Final = """(starts_with(r.rolname, 'tenantry_')

@@ -37,6 +37,9 @@ SESSION_FUNCTIONS: Final = (
     *("pg_stat_get_backend_wait_event_type", "pg_stat_get_backend_wal"),
     "pg_stat_get_backend_xact_start",
 )
+# What tells the keys of others' advisory locks, in spite of wire/sql/namespaces.py: who knows one
+# can take it, in a function that the guard does not see.
+LOCK_FUNCTIONS: Final = ("pg_lock_status",)
 # Extensions that show statements of other sessions with the same login role.
 SESSION_EXTENSIONS: Final = (
     *("pg_stat_statements", "pg_stat_monitor", "pg_stat_kcache", "pg_qualstats"),
@@ -59,8 +62,9 @@ async def settle_functions(conn: Connection, plan: Plan, oid: int, notes: list[s
 
     Where row tenants are, sessions of several tenants have one login role: there, what such
     sessions could see of each other is closed too, and tenants of other strategies keep reading
-    large objects by name. Raises ProvisioningFailed: a row tenant that PostgreSQL should enforce,
-    and an admin that cannot close these.
+    large objects by name. Where tenants have schemas, so is what tells of their locks.
+    Raises ProvisioningFailed: a row tenant that PostgreSQL should enforce, and an admin that
+    cannot close these.
     """
     changes: list[Statement] = []
     closed: dict[str, list[str]] = defaultdict(list)
@@ -69,6 +73,7 @@ async def settle_functions(conn: Connection, plan: Plan, oid: int, notes: list[s
     stuck: list[str] = []
     for signature, name, extension, manageable, public, mine in await _functions(conn, plan, oid):
         close = plan.rows is not None or name not in (*BLOB_READERS, *SESSION_FUNCTIONS)
+        close = close or (plan.schema is not None and name in LOCK_FUNCTIONS)
         wanted = _wanted(plan, name) and (close or not public)
         if not manageable:
             stuck += [signature] if public and close and not wanted else []

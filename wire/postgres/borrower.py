@@ -23,7 +23,9 @@ from wire.postgres.server import ServerConnection
 from wire.postgres.session import (
     EMPTY,
     GUC_PREFIX,
+    LOCK_PIN,
     PREPARE_PREFIX,
+    PROBE_LOCKS_SQL,
     PROBE_SQL,
     TEMPORARY_PIN,
     Session,
@@ -318,7 +320,8 @@ class Borrower(ClientStream):
                 self.reseal(server, self.lease.seal)
             elif session.probe:
                 session.probing()
-                server.ask([PROBE_SQL], o.SETUP_PROBE)
+                locks = LOCK_PIN in session.pins
+                server.ask([PROBE_LOCKS_SQL if locks else PROBE_SQL], o.SETUP_PROBE)
             return
         if self.pinned:
             self.pinned = False

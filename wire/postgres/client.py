@@ -346,7 +346,9 @@ class ClientConnection(Borrower):
 
     def cancel(self) -> None:
         """The client asks, on another connection, to stop what it runs."""
-        if self.waiting:
+        if self.startup is not None:
+            self.startup.cancelled = True
+        elif self.waiting:
             self.lease.pool.forget(self)
             self.acquire_failed(e.QueryCancelled())
         elif self.server is not None and self.server.serves_client():

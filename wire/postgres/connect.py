@@ -167,7 +167,8 @@ async def _log_in(
             while not endpoint.handshake_done:
                 await login.wait()
     named = {"user": target.user, "database": target.database}
-    login.send(p.startup_message(named | READ_AS_JUDGED | settings))
+    # Who logs in and where no setting may say.
+    login.send(p.startup_message(READ_AS_JUDGED | settings | named))
     proof = ServerLogin(
         target.user,
         target.password,

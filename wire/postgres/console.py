@@ -72,7 +72,7 @@ class ConsolePort:
     async def answer(
         self, who: OperatorLogin, statement: Statement, client: ClientConnection
     ) -> Answer:
-        """Raises TenantryError."""
+        """`client.startup` is its ConsoleSession. Raises TenantryError."""
         raise NotImplementedError
 
 
@@ -107,6 +107,10 @@ class ConsoleSession(Startup):
 
     def at_rest(self) -> bool:
         return not self.busy and not self.buffer
+
+    def tell(self, text: str) -> None:
+        """Say how far a command is that takes its time."""
+        self.send(notice(text))
 
     async def run(self) -> None:
         """Answer until the client goes."""
@@ -289,6 +293,7 @@ class ConsoleSession(Startup):
             raise InFailedBlock()
         if statement.verb == "nothing":
             return self.nothing(statement)
+        self.cancelled = False
         columns = columns_for(statement)
         if statement.verb == "select":
             return Answer("SELECT 1", columns, [[self.selected(statement)]])

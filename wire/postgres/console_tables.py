@@ -81,13 +81,15 @@ SHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|USERS|VERSION
 SHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS|LISTS|MEM|STATE|PEERS
 SHOW TENANTS|WORKERS
 SHOW EVENTS|AUDIT [tenant] [number]     the newest, 50 unless a number is given
-PAUSE [tenant]         hold new transactions; clients wait
+PAUSE [tenant]         hold new transactions; answers when no server is left; Ctrl-C resumes
+WAIT_CLOSE [tenant]    answers when RECONNECT has replaced all servers
 RESUME [tenant]        let them go on
 KILL [tenant]          end clients and servers at once, and pause
 KILL_CLIENT id         end one client (SHOW CLIENTS has the id)
 RECONNECT [tenant]     replace servers as they become free
 DISABLE|ENABLE tenant  shut a tenant out, or let it in: stored, for all proxies
 RELOAD                 read the configuration file again
+Settings of tenants are changed in the file, or by `tenantry tenants change`.
 With [tenant] left out: all tenants, for operators who have them all ("*")."""
 
 

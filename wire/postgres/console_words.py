@@ -28,7 +28,15 @@ _TOKEN: Final = re.compile(
 
 # What may be done to one tenant or, without a name, to all.
 ACTS_ON_TENANTS: Final = ("pause", "resume", "kill", "reconnect", "wait_close")
-ACTS: Final = (*ACTS_ON_TENANTS, "disable", "enable", "kill_client", "reload", "shutdown")
+ACTS: Final = (
+    *ACTS_ON_TENANTS,
+    "disable",
+    "enable",
+    "kill_client",
+    "reload",
+    "suspend",
+    "shutdown",
+)
 
 # Settings that drivers set and ask for without looking at whom they talk to.
 FAKE_SETTINGS: Final = {
@@ -111,7 +119,7 @@ def statement(words: list[str], text: str) -> Statement:
         return Statement(verb, name=rest[0] if rest else "")
     if verb in ("disable", "enable", "kill_client") and len(rest) == 1:
         return Statement(verb, name=rest[0])
-    if verb == "reload" and not rest:
+    if verb in ("reload", "suspend") and not rest:
         return Statement(verb)
     if verb == "shutdown":
         return Statement(verb)

@@ -39,6 +39,8 @@ ENTER_PARSE: Final = p.message(
     p.PARSE, b"\0SELECT tenantry.enter($1)\0\0\x01" + (25).to_bytes(4, "big")
 )
 BIND_START: Final = b"\0\0" + b"\0\0" + b"\0\x01"
+# See hand_over.
+CONFORMING: Final = p.query(b"SET standard_conforming_strings TO on")
 ENTER_EXECUTE: Final = p.message(p.EXECUTE, b"\0" + bytes(4)) + p.SYNC_MESSAGE
 
 
@@ -229,8 +231,12 @@ class ServerConnection(Answers):
     def hand_over(self, reset: bytes, token: bytes, change: bytes) -> None:
         """In one round trip: reset the session, seal it for a tenant, set its state.
 
-        Empty parts are left out. The token is a bound parameter, so that the server shows it to
-        nobody (pg_stat_activity tells texts only).
+        Empty parts are left out. A text is read whole before any of it runs, with the setting that
+        the last client has left: what has a backslash in it could end its literals elsewhere than
+        the guard has seen. So that setting comes first, by itself.
+
+        The token is a bound parameter, so that the server shows it to nobody (pg_stat_activity
+        tells texts only).
         """
         self.begin_asking()
         out: list[bytes] = []
@@ -249,6 +255,9 @@ class ServerConnection(Answers):
             out.append(ENTER_EXECUTE)
             self.unnamed = None
         if change:
+            if b"\\" in change:
+                self.push(Owed(o.QUERY, hidden=True, setup=o.SETUP_MORE))
+                out.append(CONFORMING)
             self.push(Owed(o.QUERY, hidden=True, setup=o.SETUP_LAST))
             out.append(p.query(change))
         self.write(b"".join(out))

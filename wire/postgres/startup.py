@@ -36,6 +36,8 @@ CONFORMING: Final = "standard_conforming_strings"
 NEWEST_MINOR: Final = 2
 # Startup parameters that are not settings.
 NOT_SETTINGS: Final = frozenset(("user", "database", "options", "replication"))
+# What begins so asks for extensions of the protocol.
+EXTENSION: Final = "_pq_."
 # Settings that a client may send; PostgreSQL itself has fewer than 400.
 MAX_SETTINGS: Final = 100
 # Bytes a client may send ahead of the answer before it is known.
@@ -51,6 +53,8 @@ class Startup:
         self.buffer = b""
         self.waiter: asyncio.Future[None] | None = None
         self.gone = False
+        # Somebody asked to stop what runs; only the console has something that waits.
+        self.cancelled = False
         self.minor = 0
         # Who has proven to be an operator, and wants the console.
         self.at_console: OperatorLogin | None = None
@@ -216,7 +220,7 @@ class Startup:
 
     def negotiate(self, minor: int, parameters: dict[str, str]) -> None:
         """Tell a client that asks for more than we know what we know instead."""
-        unknown = [name for name in parameters if name.startswith("_pq_.")]
+        unknown = [name for name in parameters if name.startswith(EXTENSION)]
         for name in unknown:
             del parameters[name]
         self.minor = min(minor, NEWEST_MINOR)
@@ -370,6 +374,10 @@ def startup_settings(parameters: dict[str, str], tenant_option: str) -> dict[str
     settings: dict[str, str] = {}
     if "options" in parameters:
         settings.update(parse_options(parameters["options"]))
+    for name in settings:
+        # In a startup packet to a server it would say who logs in, and where.
+        if name.lower() in NOT_SETTINGS or name.startswith(EXTENSION):
+            raise e.InvalidParameter(f'unrecognized configuration parameter "{name}"')
     for name, value in parameters.items():
         if name not in NOT_SETTINGS:
             settings[name] = value

@@ -46,20 +46,32 @@ _OWN_PREFIX: Final = "tenantry."
 def function_refused(schema: str, name: str, catalog: Catalog) -> str | None:
     """Why a row tenant may not call schema.name ("" for no schema), or None.
 
-    An unqualified name means PostgreSQL's own function if it has one of that name: it looks into
-    pg_catalog first, and the search path of row tenants is fixed. The operator can allow any
-    function by its qualified name (Catalog.functions), "pg_catalog" included.
+    An unqualified name means PostgreSQL's own function if it has one of that name, unless there is
+    another one on the search path (Catalog.overloads): then the arguments' types decide. The
+    operator can allow any function by its qualified name (Catalog.functions).
 
     set_config is refused here: whoever has looked at its arguments (setting_refused) need not ask.
     """
-    if schema in ("", "pg_catalog") and name in FUNCTIONS:
-        return None
-    if schema == "information_schema" and name in INFORMATION_FUNCTIONS:
-        return None
     schemas = (schema,) if schema else ("pg_catalog", *catalog.path)
     if any((each, name) in catalog.functions for each in schemas):
         return None
+    if schema in ("", "pg_catalog") and name in FUNCTIONS:
+        if not schema and name in catalog.overloads:
+            return f"permission denied for function {name}; pg_catalog.{name} is PostgreSQL's own"
+        return None
+    if schema == "information_schema" and name in INFORMATION_FUNCTIONS:
+        return None
     return f"permission denied for function {name}"
+
+
+def statistics_refused(name: str) -> str | None:
+    """Why a tenant beside others may not call this function of the server, or None.
+
+    They are what the statistics views are made of, and tell of everybody's tables and sessions.
+    """
+    if name.startswith("pg_stat_get_") or name == "pg_lock_status":
+        return f"permission denied for function {name}"
+    return None
 
 
 def is_system(schema: str, name: str) -> bool:

@@ -31,6 +31,7 @@ from wire.sql.commands import (
 )
 from wire.sql.edits import Edit
 from wire.sql.facts import Facts, Statement, same
+from wire.sql.fields import Fields
 from wire.sql.frame import DATABASE, Frame
 from wire.sql.lexer import PUNCTUATION, tokens, without_comments
 
@@ -132,12 +133,13 @@ def _statements(trees: list[dict[str, Any]], text: bytes, frame: Frame) -> list[
     for tree in trees:
         if "stmt" not in tree:
             continue
-        statement = _Walk(tree["stmt"]).out
+        walk = _Walk(tree["stmt"])
+        statement = walk.out
         start = tree.get("stmt_location", 0)
         length = tree.get("stmt_len", 0)
         end = start + length if length else len(text)
         if frame.shared:
-            framed.fit(statement, tree["stmt"], text, start, end, frame)
+            framed.fit(statement, tree["stmt"], text, start, end, frame, walk.fields)
         if statement.effect in (v.SET, v.PREPARE):
             _locate(statement, text, start, end)
         if statements and same(statements[-1], statement):
@@ -196,6 +198,7 @@ class _Walk:
     def __init__(self, root: dict[str, Any]) -> None:
         self.out = Statement()
         self.body = False  # in a statement whose queries are stored, not run
+        self.fields = Fields()
         self.stack: list[tuple[Any, frozenset[str]]] = [(root, _NO_SCOPE)]
         for kind, node in root.items():
             effects.session(self.out, kind, node)
@@ -207,6 +210,9 @@ class _Walk:
                 for item in value:
                     if isinstance(item, (dict, list)):
                         self.stack.append((item, scope))
+        hidden = self.fields.sensitive(root)
+        if hidden:
+            self.out.forbidden = f"function {hidden} can be called as {hidden}(…) only"
 
     def _node(self, node: dict[str, Any], scope: frozenset[str]) -> None:
         if "relpersistence" in node and "relname" in node:
@@ -226,6 +232,8 @@ class _Walk:
                 else:
                     if key in ("FuncCall", "funccall"):
                         self._function(child)
+                    elif key == "ColumnRef" or key == "A_Indirection":
+                        self.fields.add(key, child)
                     elif key == "intoClause":
                         self._ddl("CREATE")
                     self.stack.append((child, scope))

@@ -67,6 +67,12 @@ class Catalog:
     rewrite    statements get the tenant predicate; otherwise only the database enforces
     sealed     the database enforces, too: no expression meets other tenants' rows
     settings   names of settings that hold the tenant's value and that clients may not change
+    calls      names of functions on the search path that one argument is enough for (fields.py);
+               of PostgreSQL's own, those that builtins.py does not know
+    row_calls  those of them that take a row
+    overloads  names of functions on the search path that could show other tenants' rows, though no
+               extension made them
+    operators  names of operators made of such functions
     """
 
     def __init__(
@@ -79,6 +85,10 @@ class Catalog:
         rewrite: bool = True,
         sealed: bool = False,
         settings: frozenset[str] = frozenset(),
+        calls: frozenset[str] = frozenset(),
+        row_calls: frozenset[str] = frozenset(),
+        overloads: frozenset[str] = frozenset(),
+        operators: frozenset[str] = frozenset(),
     ) -> None:
         self.version = version
         self.relations = {(each.schema, each.name): each for each in relations}
@@ -87,6 +97,10 @@ class Catalog:
         self.rewrite = rewrite
         self.sealed = sealed
         self.settings = settings
+        self.calls = calls
+        self.row_calls = row_calls
+        self.overloads = overloads
+        self.operators = operators
 
     def find(self, schema: str, name: str) -> Relation | None:
         """The relation that SQL means by this name; "" for no schema. None: refuse it.
@@ -125,6 +139,10 @@ class Catalog:
             "rewrite": self.rewrite,
             "sealed": self.sealed,
             "settings": sorted(self.settings),
+            "calls": sorted(self.calls),
+            "row_calls": sorted(self.row_calls),
+            "overloads": sorted(self.overloads),
+            "operators": sorted(self.operators),
         }
 
 
@@ -152,4 +170,8 @@ def load(plain: dict[str, Any]) -> Catalog:
         rewrite=plain["rewrite"],
         sealed=plain["sealed"],
         settings=frozenset(plain["settings"]),
+        calls=frozenset(plain["calls"]),
+        row_calls=frozenset(plain["row_calls"]),
+        overloads=frozenset(plain["overloads"]),
+        operators=frozenset(plain["operators"]),
     )

@@ -7,7 +7,6 @@ all texts of a template may do.
 from __future__ import annotations
 
 import gc
-import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Final
@@ -19,11 +18,13 @@ from wire.sql.allowed import (
     relation_refused,
     search_path_refused,
     setting_refused,
+    statistics_refused,
 )
 from wire.sql.catalog import Catalog
 from wire.sql.edits import Edit
 from wire.sql.effects import config_arguments, const
 from wire.sql.facts import Statement
+from wire.sql.fields import Fields
 from wire.sql.frame import Frame
 from wire.sql.masked import is_masked, mask
 from wire.sql.namespaces import namespace
@@ -32,6 +33,7 @@ from wire.sql.qualified import Uses, split_path
 # RESET and SET … TO DEFAULT, and what search_path then is (where no schema bears a role's name).
 _TO_DEFAULT: Final = ("VAR_RESET", "VAR_SET_DEFAULT")
 _DEFAULT_PATH: Final = ("public",)
+_loaded = False
 _CHANNELS: Final = frozenset({"ListenStmt", "UnlistenStmt", "NotifyStmt"})
 # Prepared transactions outlive their session, and every client of a role may end them.
 _TWO_PHASE: Final = frozenset(
@@ -41,20 +43,42 @@ _TWO_PHASE: Final = frozenset(
 
 def ready(frame: Frame) -> None:
     """Loads what texts of the frame are read with, before the first of them comes."""
-    if frame.catalog is not None and "wire.sql.rows" not in sys.modules:
-        from wire.sql import rows  # noqa: F401
+    if frame.catalog is not None:
+        load()
 
-        # The second parser stays for ever: full collections of garbage, else 5 ms longer, need
-        # not go through it.
-        gc.freeze()
+
+def is_loaded() -> bool:
+    """Whether `load` has nothing left to do."""
+    return _loaded
+
+
+def load() -> None:
+    """Load what texts among shared tables are read with. It takes 0.2 s and 40 MB, once: call it in
+    a thread where a loop must go on. Threads that call it at once wait for the first of them."""
+    global _loaded
+    if _loaded:
+        return
+    from wire.sql import rows  # noqa: F401
+
+    # The second parser stays for ever: full collections of garbage, else 5 ms longer, need not go
+    # through it.
+    gc.freeze()
+    _loaded = True
 
 
 def fit(
-    statement: Statement, tree: dict[str, Any], text: bytes, start: int, end: int, frame: Frame
+    statement: Statement,
+    tree: dict[str, Any],
+    text: bytes,
+    start: int,
+    end: int,
+    frame: Frame,
+    fields: Fields,
 ) -> None:
     """Adds to the facts what the frame asks for: schemas that are named, edits.
 
-    tree  {kind: node} of the statement text[start:end], as libpg_query writes it
+    tree    {kind: node} of the statement text[start:end], as libpg_query writes it
+    fields  those of the statement
 
     Raises Forbidden and NotSupported.
     """
@@ -73,9 +97,11 @@ def fit(
         from wire.sql import rows
 
         _check_rows(uses, catalog)
+        _refuse(fields.refused(tree, catalog))
         own = rows.keep(statement, tree, text, start, end, catalog)
     else:
         for _, name, args in uses.calls:
+            _refuse(statistics_refused(name))
             if name == "set_config":
                 _setting(const(config_arguments(args)[0]) or "", None)
     named: list[Edit] = []
@@ -121,7 +147,7 @@ def _check_rows(uses: Uses, catalog: Catalog) -> None:
             if node.get("kind") in _TO_DEFAULT and catalog.path != _DEFAULT_PATH:
                 _search_path([None], catalog)
             _search_path([const(arg) for arg in node.get("args", [])], catalog)
-    if uses.operators - {"pg_catalog"}:
+    if uses.operators - {"pg_catalog"} or not uses.symbols.isdisjoint(catalog.operators):
         raise Forbidden("permission denied for operators that are not PostgreSQL's own")
 
 

@@ -1,10 +1,11 @@
 """Gives each tenant of a shared database notification channels and advisory-lock keys of its own.
 
-PostgreSQL shares both among all who use a database. Channels get the tenant's prefix; the key of an
-advisory lock becomes a hash of what the client wrote, mixed with the tenant's seed:
+PostgreSQL shares both among all who use a database. Channels get the tenant's prefix, which nobody
+else knows; the key of an advisory lock becomes a hash of what the client wrote, mixed with the
+tenant's seed:
 
-    LISTEN chat              LISTEN "acme/chat"
-    pg_notify(a, b)          pg_notify('acme/'::text || (a)::text, b)
+    LISTEN chat              LISTEN "5f1c…/chat"
+    pg_notify(a, b)          pg_notify('5f1c…/'::text || (a)::text, b)
     pg_advisory_lock(7)      pg_advisory_lock(hashtextextended(((7)::int8)::text, seed))
     pg_advisory_lock(7, 8)   … hashtextextended(((7)::int4)::text || ' ' || ((8)::int4)::text, seed)
 
@@ -37,7 +38,7 @@ _LOCKS: Final = frozenset(
 )
 _NOTIFY: Final = "pg_notify"
 _LISTENING: Final = "pg_listening_channels"
-_CALLED: Final = _LOCKS | {_NOTIFY, _LISTENING}
+CALLED: Final = _LOCKS | {_NOTIFY, _LISTENING}
 _STATEMENTS: Final = ("ListenStmt", "UnlistenStmt", "NotifyStmt")
 
 # Fields of the tree that name functions without calling them: for operators, aggregates, triggers.
@@ -164,7 +165,7 @@ def _called(words: Any) -> str:
     if not isinstance(words, list):
         return ""
     names = [each["String"].get("sval", "") for each in words if "String" in each]
-    if not names or names[-1] not in _CALLED or names[:-1] not in ([], ["pg_catalog"]):
+    if not names or names[-1] not in CALLED or names[:-1] not in ([], ["pg_catalog"]):
         return ""
     return str(names[-1])
 

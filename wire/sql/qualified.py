@@ -30,6 +30,7 @@ class Uses:
     calls      (schema or "", name, arguments) of the functions it calls
     sets       nodes of SET and RESET, also where they are clauses of other commands
     operators  schemas of the operators that are written with one
+    symbols    names of the others
     Schemas, and what search_path is set to, go to the statement's facts.
     """
 
@@ -37,6 +38,7 @@ class Uses:
         self.calls: list[tuple[str, str, list[Any]]] = []
         self.sets: list[dict[str, Any]] = []
         self.operators: set[str] = set()
+        self.symbols: set[str] = set()
         self._out = out
         stack: list[Any] = [root]
         while stack:
@@ -66,8 +68,11 @@ class Uses:
         if key in _NAMES:
             words = names(child)
             _add(self._out, words)
-            if key in _OPERATORS and len(words) > 1:
-                self.operators.add(words[-2])
+            if key in _OPERATORS and words:
+                if len(words) > 1:
+                    self.operators.add(words[-2])
+                else:
+                    self.symbols.add(words[0])
         elif key == "names":
             # t.c%TYPE names a column.
             words = names(child)

@@ -429,3 +429,21 @@ def test_other_relations_are_left_alone() -> None:
         assert masked(query) == query
     assert masked("DELETE FROM t USING pg_roles r").startswith("DELETE FROM t USING (SELECT")
     assert masked("SELECT (SELECT 1 FROM pg_roles)").count("AS pg_roles") == 1
+
+
+def test_other_functions_of_the_same_name() -> None:
+    """By its name alone PostgreSQL takes the one whose arguments fit better."""
+    theirs = Catalog("1", [], overloads=frozenset({"length", "round"}))
+    refused = function_refused("", "length", theirs)
+    assert refused is not None
+    assert "pg_catalog.length" in refused
+    assert function_refused("pg_catalog", "length", theirs) is None
+    assert function_refused("", "upper", theirs) is None
+    allowed = Catalog(
+        "1",
+        [],
+        overloads=frozenset({"length", "round"}),
+        functions=frozenset({("public", "length")}),
+    )
+    assert function_refused("", "length", allowed) is None
+    assert function_refused("", "round", allowed) is not None

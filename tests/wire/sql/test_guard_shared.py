@@ -214,7 +214,7 @@ def test_catalogs_that_tell_of_others_are_shown_in_part() -> None:
 
 def test_functions_for_channels_and_locks_are_told_by_their_first_letters() -> None:
     # framed.py looks for no others.
-    assert all(name.startswith("pg_") for name in namespaces._CALLED)
+    assert all(name.startswith("pg_") for name in namespaces.CALLED)
 
 
 @pytest.mark.parametrize(
