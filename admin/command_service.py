@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
+from admin.api.limits import Buckets, Rate
 from events.answer import Answer, refusal
 from events.audit_sink import COMMAND, FAILED, OK, REFUSED, AuditSink
 from events.bus import BODY_BYTES_MAX, Request, RequestBus
@@ -46,6 +47,9 @@ log = logging.getLogger("tenantry.commands")
 
 # How often deleted tenants are looked at whose retention may be over. Seconds.
 PURGE_SECONDS: Final = 600.0
+# What the administrators of one tenant may ask for. Whatever is accepted stays in the log for ever,
+# and nobody may fill it for all others: this is some 17,000 changes a day.
+TENANT_ADMIN_RATE: Final = Rate(0.2, 200)
 RETENTION: Final = Principal("retention", "operator")
 
 
@@ -83,6 +87,7 @@ class CommandService:
         self._commander = commander
         self._projection = projection
         self._keys = keys
+        self._rates = Buckets(TENANT_ADMIN_RATE)
         self._requests = RequestBus(source.connection, self.handle)
         self._durable = DurableBus(source, self.handle, replicas=source.replicas)
         self._tasks: list[asyncio.Task[None]] = []
@@ -145,6 +150,10 @@ class CommandService:
             wrong = objection(principal, command)
             if wrong is not None:
                 answer = Answer(command.command_id, "forbidden", mistakes=(wrong,))
+            elif principal.tenant and (wait := self._rates.take(principal.tenant)):
+                text = f"too many commands of the administrators of {principal.tenant}"
+                hint = f"Wait {wait:.0f} s."
+                answer = refusal(command.command_id, "busy", text, hint=hint)
             else:
                 answer = await self._execute(command, principal, origin)
             self._note(answer, tenant, command.TYPE, principal.name, principal.address, origin)

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -51,12 +52,12 @@ from events.audit_publisher import AuditPublisher
 from events.audit_sink import AuditSink
 from events.commander import Accepted, Commander
 from events.commands import Command, CommandRefused
-from events.facts import KIND_TENANT
+from events.facts import KIND_INSTALLATION, KIND_TENANT
 from events.installation import Installation, Node
 from events.keys import KeyRing
 from events.log import ConfigLog
 from events.projection import Projection
-from events.secrets import KEY_FILE, KEY_VARIABLE, SecretError, Vault, is_sealed, sealed_with
+from events.secrets import Vault, is_sealed, sealed_with
 from events.spans import NO_SPANS, TRACEPARENT
 from events.stream import Conflict
 from wire.tasks import end, spawn
@@ -74,16 +75,22 @@ LOOK_SECONDS: Final = 0.02
 TELL_SECONDS: Final = 2.0
 # How often analytics are asked whether they have caught up. Seconds.
 LOOK_READY_SECONDS: Final = 0.2
+# How often a file is worked out anew because others wrote meanwhile. Proxies that apply one file to
+# an empty log at once need one turn each; a log that moves on this often has another trouble.
+APPLY_TRIES_MAX: Final = 10
+# Between two tries, at random up to twice as long each time. Seconds.
+APPLY_PAUSE_SECS: Final = 0.02
+APPLY_PAUSE_MAX_SECS: Final = 4.0
 # What the audit calls the way by which a file's commands came.
 FILE_SURFACE: Final = "file"
 
 
 @dataclass(frozen=True)
 class Applied:
-    """What a file came to: commands that changed something; tenants that it does not name and that
+    """What a file came to: what was changed by it; tenants that it does not name and that
     stay as they are; sentences about tenants that cannot be had."""
 
-    changed: int = 0
+    changed: list[str] = field(default_factory=list)
     unlisted: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
 
@@ -134,25 +141,25 @@ class Control:
         servers: Sequence[str],
         vault: Vault,
         *,
-        replicas: int = 1,
+        replicas: int | None = None,
         name: str = "control",
         patience: float = PATIENCE,
     ) -> Control:
         """Connect to the log within `patience` seconds, fold all that it holds: from the newest
-        snapshot on, if there is a good one. Raises LogError; SecretError, before anything can be
-        changed, when the log belongs to another key."""
+        snapshot on, if there is a good one. `replicas` as in ConfigLog.connect. Raises LogError;
+        SecretError, before anything can be changed, when the log belongs to another key."""
         config_log = await ConfigLog.connect(
             servers, replicas=replicas, name=f"tenantry-{name}", patience=patience
         )
         try:
             keys = KeyRing(config_log, vault)
             await keys.load()
-            _same_key(keys.sealed_with(), vault)
+            vault.must_be_one_of(keys.sealed_with())
             control = cls(config_log, vault, await snapshot.load(config_log, vault), keys)
             await control.commander.catch_up()
             nodes = control.projection.installation_settings().get("nodes", ())
             passwords = (node.get("password", "") for node in nodes)
-            _same_key({sealed_with(each) for each in passwords if is_sealed(each)}, vault)
+            vault.must_be_one_of({sealed_with(each) for each in passwords if is_sealed(each)})
         except BaseException:
             await config_log.close()
             raise
@@ -161,29 +168,67 @@ class Control:
     async def plan(self, loaded: Loaded) -> Plan:
         """What `loaded` asks for beyond what the log says. Raises LogError, SecretError."""
         await self.commander.catch_up()
+        # What another proxy has just stored must not look as if it lacked its users: each key is
+        # stored before what it seals.
+        await self.keys.load()
         # Checking passwords takes milliseconds each, on purpose; the loop has other work to do.
         return await asyncio.to_thread(plan, loaded, self.projection, self.vault)
 
     async def apply(self, loaded: Loaded, actor: str = FILE_ACTOR) -> Applied:
         """Bring the log to what `loaded` says; all of it, or nothing when a command is refused.
 
+        Where another proxy writes meanwhile, what is still missing is worked out anew.
         Raises CommandRefused, Conflict, LogError, SecretError.
         """
-        planned = await self.plan(loaded)
-        accepted = await self.execute_all(planned.commands, actor)
-        changed = sum(1 for each in accepted if each.events)
+        for left in range(APPLY_TRIES_MAX - 1, -1, -1):
+            planned = await self.plan(loaded)
+            position = self.projection.position
+            try:
+                accepted = await self._execute_all(self._expecting(planned.commands), actor)
+                break
+            except (CommandRefused, Conflict) as error:
+                await self.commander.catch_up()
+                if not left or self.projection.position == position:
+                    note_refused(self.audit, type(error).__name__, actor, FILE_SURFACE)
+                    raise
+            # Whoever was faster goes on with the next of the same tenants: let them.
+            pause = min(APPLY_PAUSE_SECS * 2 ** (APPLY_TRIES_MAX - left), APPLY_PAUSE_MAX_SECS)
+            await asyncio.sleep(pause * random.random())  # noqa: S311 - no secret
+        changed = [
+            " ".join((command.kind, *_id_of(command)))
+            for command, each in zip(planned.commands, accepted, strict=True)
+            if each.events
+        ]
         return Applied(changed, planned.unlisted, planned.refused)
 
     async def execute_all(self, commands: Sequence[Command], actor: str) -> list[Accepted]:
         """Carry out all of a file's commands or none, as Commander.execute_all, and tell the
         audit."""
+        try:
+            return await self._execute_all(commands, actor)
+        except (CommandRefused, Conflict) as error:
+            note_refused(self.audit, type(error).__name__, actor, FILE_SURFACE)
+            raise
+
+    def _expecting(self, commands: Sequence[Command]) -> list[Command]:
+        """`commands` that are refused when their subject has changed since they were worked out.
+        Else two proxies would overwrite each other's verifiers of the same passwords."""
+        known: set[tuple[str, str]] = set()
+        made: list[Command] = []
+        for each in commands:
+            subject = each.kind, each.subject_id
+            if subject not in known:
+                version = self.projection.version_of(*subject)
+                made.append(each.model_copy(update={"expected_version": version}))
+            else:
+                made.append(each)
+            known.add(subject)
+        return made
+
+    async def _execute_all(self, commands: Sequence[Command], actor: str) -> list[Accepted]:
         with self.log.spans.command("apply", "", FILE_SURFACE, "") as parent:
             headers = {TRACEPARENT: parent} if parent else {}
-            try:
-                accepted = await self.commander.execute_all(commands, actor, headers)
-            except (CommandRefused, Conflict) as error:
-                note_refused(self.audit, type(error).__name__, actor, FILE_SURFACE)
-                raise
+            accepted = await self.commander.execute_all(commands, actor, headers)
             note_commands(self.audit, commands, accepted, actor, FILE_SURFACE, parent)
             return accepted
 
@@ -443,12 +488,6 @@ def _gone(future: asyncio.Future[BaseException | None], cause: BaseException | N
         future.set_result(cause)
 
 
-def _same_key(needed: set[str], vault: Vault) -> None:
-    """A process with another key must not write: what it seals would stop all the others. Raises
-    SecretError."""
-    if needed and vault.key_id not in needed:
-        raise SecretError(
-            f"the log's secrets are sealed with key {min(needed)}, and this data directory has key "
-            f"{vault.key_id}: copy {KEY_FILE} from a data directory of the same installation, or "
-            f"set {KEY_VARIABLE}"
-        )
+def _id_of(command: Command) -> tuple[str, ...]:
+    """For people; there is one installation."""
+    return () if command.kind == KIND_INSTALLATION else (command.subject_id,)

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +19,7 @@ from typing import Any, Final
 from admin.api.port import AdminPort
 from admin.cli.failure import MISTAKE, Failure, WrongFile
 from admin.config.load import Loaded, load
+from admin.config.watch import FileWatch, watch
 from admin.console.calls import SUPERVISOR, Call, Place, Responder, Row, node_id
 from admin.control import Applied, Control
 from admin.data_dir import DataDir, Remembered
@@ -64,7 +65,8 @@ class Supervisor:
     """One installation on this machine. `say` hears progress, in lines for people.
 
     `port` overrides the configured one (0: any); `next_free` takes the next free port when it is
-    taken. `workers` 0 serves in this process. `fast_engines` gives up durability, for tests.
+    taken, `next_free_api` does so for the admin API. `workers` 0 serves in this process.
+    `fast_engines` gives up durability, for tests. `watch_file` applies the file when it changes.
     """
 
     def __init__(
@@ -76,10 +78,12 @@ class Supervisor:
         say: Say,
         port: int | None = None,
         next_free: bool = False,
+        next_free_api: bool = False,
         fast_engines: bool = False,
         drain_seconds: float = DRAIN_SECONDS,
         log_level: str = "INFO",
         json_logs: bool = False,
+        watch_file: bool = False,
     ) -> None:
         self._data = DataDir(data_dir)
         self._config = config
@@ -91,6 +95,7 @@ class Supervisor:
         self._drain_seconds = drain_seconds
         self._log_level = log_level
         self._json_logs = json_logs
+        self._watched = FileWatch(config) if watch_file and config is not None else None
         # In the order in which they are started, and stopped in the reverse one.
         self._vault: Vault | None = None
         self._engines: EngineRoom | None = None
@@ -99,7 +104,7 @@ class Supervisor:
         self._held: HeldPort | None = None
         self._keepers: list[WorkerKeeper] = []
         self._inside: Worker | None = None
-        self._api = AdminPort(lambda: self._control, say, next_free=next_free)
+        self._api = AdminPort(lambda: self._control, say, next_free=next_free_api)
         # While it runs.
         self._tls_files: tuple[object, ...] = ()
         self._stop = asyncio.Event()
@@ -147,6 +152,8 @@ class Supervisor:
         await self._put_to_work(control, node)
         await self._start_workers()
         self._in_background(self._api.adapt(installation), "admin API")
+        if self._watched is not None:
+            self._in_background(watch(self._watched, self.reload), "watch the file")
         engines.watch(nats_moved=self._nats_moved, postgres_moved=self._postgres_moved)
         await self._tell_provisioning(control)
         return Running(
@@ -161,7 +168,7 @@ class Supervisor:
     async def _open_control(self, installation: Installation | None) -> Control:
         assert self._vault is not None
         assert self._engines is not None
-        replicas = installation.events.replicas if installation is not None else 1
+        replicas = installation.events.replicas if installation is not None else None
         self._control = await Control.open(
             self._engines.servers(), self._vault, replicas=replicas, name="control"
         )
@@ -170,6 +177,11 @@ class Supervisor:
         self._control.open_audit(self._data.path, known or self._installation)
         self._control.workers = self._count_workers
         return self._control
+
+    @property
+    def api_url(self) -> str:
+        """Where the admin API listens; "" when it does not, or not yet."""
+        return self._api.url
 
     def _count_workers(self) -> tuple[int, int]:
         """How many workers live, and how many should."""
@@ -275,18 +287,20 @@ class Supervisor:
             self._say(f"{provisioner.untried} tenants are still being set up; they follow")
         for id, reason in list(provisioner.reasons.items())[:NAMES_SHOWN]:
             self._say(f'tenant "{id}" is not usable yet: {reason}')
+        if provisioner.reasons:
+            self._say("it is tried again by itself; `tenantry doctor` tells what to mend")
 
     def _tell(self, applied: Applied) -> None:
-        count = applied.changed
+        count = len(applied.changed)
         if count:
-            self._say(f"{count} {'change' if count == 1 else 'changes'} taken from the file")
+            what = _shown(applied.changed)
+            self._say(
+                f"{count} {'change' if count == 1 else 'changes'} taken from the file: {what}"
+            )
         for sentence in applied.refused:
             self._say(f"warning: {sentence}")
         if applied.unlisted:
-            names = ", ".join(applied.unlisted[:NAMES_SHOWN])
-            more = len(applied.unlisted) - NAMES_SHOWN
-            and_more = f" and {more} more" if more > 0 else ""
-            self._say(f"not in the file, left as they are: {names}{and_more}")
+            self._say(f"not in the file, left as they are: {_shown(applied.unlisted)}")
 
     # --- while it runs ---------------------------------------------------------------------------
 
@@ -470,3 +484,8 @@ def load_or_fail(config: Path, say: Callable[[str], None]) -> Loaded:
     if loaded.mistakes:
         raise WrongFile([mistake.text(str(config)) for mistake in loaded.mistakes])
     return loaded
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

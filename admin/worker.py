@@ -19,7 +19,7 @@ import orjson
 
 from actors import reference
 from actors.budget import Budget
-from actors.commons import Commons, Grounds
+from actors.commons import Commons, Grounds, load_rules
 from actors.directory import Directory
 from actors.dispatcher import Dispatcher
 from actors.manage import Pauses
@@ -51,6 +51,7 @@ from wire.errors import ServerUnavailable, TenantryError
 from wire.postgres.connect import Target
 from wire.postgres.listener import Listener
 from wire.postgres.tls_setup import listener_tls, node_tls
+from wire.sql import framed
 from wire.sql.guard import OF_DATABASE
 from wire.tasks import end, spawn
 
@@ -139,6 +140,8 @@ class Worker:
         )
         if self.tracer is not None:
             self.log.spans = self.tracer.spans
+        if self.projection.may_have_rows():
+            self._spawn(load_rules(), "load the rules of shared tables")
         self._open_books(self.log, installation)
         self._arrange(installation)
         self.projection.subscribe(self._changed)
@@ -250,6 +253,9 @@ class Worker:
         assert self.commons is not None
         tenant = self.projection.tenant(id)
         row = tenant is not None and tenant.isolation.strategy == "row"
+        if row and not framed.is_loaded():
+            # Before its first client comes, who would have to wait for it.
+            spawn(load_rules(), name="load the rules of shared tables")
         if tenant is not None and row and self.dispatcher.connections(id):
             spawn(self._prepare(tenant), name="prepare a tenant")
         else:

@@ -1,13 +1,14 @@
 """The control plane with many tenants and a long log: starts, memory, snapshots, commands.
 
-    python bench/control.py                                    10,000 tenants, 100,000 events
-    python bench/control.py --tenants 100000 --events 1000000  the size that counts: 10 minutes
+    python bench/control.py                  10,000 tenants, 100,000 events
+    python bench/control.py --sizes 1000,10000,100000 --json     how cost grows: ten minutes
 
-The log is filled as commands would have filled it (created, provisioned, then changed), but many at
-once and unsynced, with a nats-server of its own. Each start is a process of its own, so that memory
-is what that process has. Commands are timed one after another on a synced server (as in earnest) in
-four situations: nothing else going on; while another process starts from the log; from the
-snapshot; and while this process writes a snapshot.
+Ten events for each tenant. The log is filled as commands would have filled it (created,
+provisioned, then changed), but many at once and unsynced, with a nats-server of its own. Each start
+is a process of its own, so that memory is what that process has; two workers also start at once, as
+they do. Commands are timed one after another on a synced server (as in earnest) in four situations:
+nothing else going on; while a worker starts from the log; from the snapshot; and while this process
+writes a snapshot. The loop's delay is how much later than due a timer of this process was.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from support.nats import NatsServer  # noqa: E402
 
+from bench.control_report import growth, tables, write_control  # noqa: E402
 from bench.machine import begin, machine, memory_of  # noqa: E402
 from bench.replay import fill  # noqa: E402
-from bench.tables import Table, amount  # noqa: E402
 from events import snapshot  # noqa: E402
 from events.commander import Commander  # noqa: E402
 from events.commands import ChangeTenant  # noqa: E402
@@ -47,6 +48,11 @@ VAULT = Vault(b"k" * 32)
 COMMANDS = 300
 PAUSE_SECONDS = 0.002
 STARTS = ("the log", "the log, as a worker", "the snapshot", "the snapshot, as a worker")
+AT_ONCE = 2
+EVENTS_A_TENANT = 10
+BEAT_SECONDS = 0.001
+# One takes less time than it takes to measure anything.
+SAVES = 5
 
 
 # --- one start, in a process of its own -----------------------------------------------------------
@@ -57,6 +63,7 @@ async def start(url: str, how: str) -> dict[str, Any]:
     deciding = "worker" not in how
     begun, cpu = time.perf_counter(), time.process_time()
     log = await ConfigLog.connect([url])
+    base = memory_of(os.getpid())["rss"]
     projection = None
     if "snapshot" in how:
         projection = await snapshot.load(log, VAULT, remember_commands=deciding)
@@ -70,6 +77,7 @@ async def start(url: str, how: str) -> dict[str, Any]:
         "cpu_seconds": time.process_time() - cpu,
         "events": state.position - loaded,
         "memory_mib": memory_of(os.getpid())["rss"] / 1024,
+        "base_mib": base / 1024,
         "tenants": state.tenant_count(),
         "digest": state.digest(),
     }
@@ -103,6 +111,8 @@ class Desk:
 
     async def latencies(self, until: Callable[[], bool] | None) -> dict[str, Any]:
         """Milliseconds of commands: COMMANDS of them, or as many as fit before `until`."""
+        delays: list[float] = []
+        beat = spawn(_beat(delays), name="beat")
         ids = [id for id, _ in zip(self.projection.ids(), range(1000), strict=False)]
         took: list[float] = []
         while len(took) < COMMANDS if until is None else not took or not until():
@@ -113,12 +123,16 @@ class Desk:
             await self.commander.execute(command, "bench")
             took.append((time.perf_counter() - begun) * 1000)
             await asyncio.sleep(PAUSE_SECONDS)
+        beat.cancel()
         took.sort()
+        delays.sort()
         return {
             "commands": len(took),
             "p50_ms": took[len(took) // 2],
             "p99_ms": took[min(len(took) - 1, len(took) * 99 // 100)],
             "max_ms": took[-1],
+            "delay_p99_ms": delays[len(delays) * 99 // 100],
+            "delay_max_ms": delays[-1],
         }
 
     async def while_(self, work: Awaitable[Any]) -> dict[str, Any]:
@@ -128,8 +142,22 @@ class Desk:
         return found
 
 
+async def _beat(delays: list[float]) -> None:
+    """Notes how much later than due each of many short sleeps ends, in milliseconds."""
+    while True:
+        begun = time.perf_counter()
+        await asyncio.sleep(BEAT_SECONDS)
+        delays.append((time.perf_counter() - begun - BEAT_SECONDS) * 1000)
+
+
 async def _awaited(work: Awaitable[Any]) -> Any:
+    await asyncio.sleep(5 * BEAT_SECONDS)  # so that what it does first is noticed
     return await work
+
+
+async def saved_often(log: ConfigLog, state: Projection) -> None:
+    for _ in range(SAVES):
+        await snapshot.save(log, VAULT, state)
 
 
 # --- all of it ------------------------------------------------------------------------------------
@@ -153,6 +181,10 @@ async def measure(server: NatsServer, synced: NatsServer) -> dict[str, Any]:
     }
     for how in STARTS:
         figures["starts"][how] = finished(start_apart(server.url, how))
+    for how in STARTS[1::2]:
+        both = [start_apart(server.url, how) for _ in range(AT_ONCE)]
+        slower = max(map(finished, both), key=lambda each: each["seconds"])
+        figures["starts"][f"{how}, {AT_ONCE} at once"] = slower
     digests = {each["digest"] for each in figures["starts"].values()}
     assert digests == {state.digest()}, "the starts do not agree"
     await log.close()
@@ -164,46 +196,13 @@ async def measure(server: NatsServer, synced: NatsServer) -> dict[str, Any]:
     desk = Desk(log, state)
     situations = figures["commands"]
     situations["nothing else going on"] = await desk.latencies(None)
-    for how in ("the log", "the snapshot"):
+    for how in STARTS[1::2]:
         apart = start_apart(synced.url, how)
         ended = asyncio.to_thread(finished, apart)
         situations[f"another process starts from {how}"] = await desk.while_(ended)
-    saving = snapshot.save(log, VAULT, state)
-    situations["a snapshot is written here"] = await desk.while_(saving)
+    situations["a snapshot is written here"] = await desk.while_(saved_often(log, state))
     await log.close()
     return figures
-
-
-def tables(figures: dict[str, Any]) -> list[Table]:
-    size = f"{figures['tenants']:,} tenants, {figures['events']:,} events"
-    kept = figures["snapshot"]
-    starts = Table(
-        f"Cold start with {size}",
-        f"The snapshot was written in {kept['seconds']:.1f} s: {kept['raw_mib']:.0f} MiB, stored "
-        f"as {kept['stored_mib']:.1f} MiB in {kept['pieces']} pieces.",
-        ("from", "seconds", "CPU seconds", "events folded", "events a second", "memory MiB"),
-    )
-    for how, each in figures["starts"].items():
-        rate = each["events"] / each["seconds"] if each["events"] else None
-        starts.rows.append(
-            [
-                how,
-                amount(each["seconds"], 2),
-                amount(each["cpu_seconds"], 2),
-                amount(each["events"], 0),
-                amount(rate, 0),
-                amount(each["memory_mib"], 0),
-            ]
-        )
-    commands = Table(
-        f"Commands with {size}",
-        "Milliseconds from the call until the projection has it, each write synced to the disk.",
-        ("while", "commands", "p50 ms", "p99 ms", "max ms"),
-    )
-    for situation, each in figures["commands"].items():
-        row = [amount(each[name]) for name in ("p50_ms", "p99_ms", "max_ms")]
-        commands.rows.append([situation, str(each["commands"]), *row])
-    return [starts, commands]
 
 
 def run(tenants: int, events: int) -> dict[str, Any]:
@@ -221,16 +220,16 @@ def run(tenants: int, events: int) -> dict[str, Any]:
         finally:
             server.stop()
             synced.stop()
-    return {"machine": machine(), "tenants": tenants, "events": events, **figures}
+    return {"tenants": tenants, "events": events, **figures}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--tenants", type=int, default=10_000)
-    parser.add_argument("--events", type=int, default=100_000)
-    parser.add_argument("--json", action="store_true", help="keep the figures in bench/results")
+    parser.add_argument("--sizes", default="10000", help="tenants, with commas between")
+    told = "keep figures, tables and chart there; bench/results when no folder is named"
+    parser.add_argument("--json", nargs="?", const=RESULTS, type=Path, metavar="DIR", help=told)
     for hidden in ("--url", "--start", "--fill"):
         parser.add_argument(hidden, default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -242,14 +241,23 @@ def main() -> None:
         tenants, events = map(int, options.fill.split(","))
         asyncio.run(fill(options.url, events, tenants))
         return
-    figures = run(options.tenants, max(options.events, 2 * options.tenants))
-    for table in tables(figures):
-        table.show()
-    if options.json:
-        day = datetime.datetime.now(datetime.UTC).date().isoformat()
-        path = RESULTS / f"{day}-control-{figures['tenants']}.json"
-        path.write_text(json.dumps(figures, indent=1) + "\n")
-        print(f"kept in {path.relative_to(ROOT)}")
+    found: dict[str, Any] = {"machine": machine(), "sizes": []}
+    for tenants in map(int, options.sizes.split(",")):
+        figures = run(tenants, EVENTS_A_TENANT * tenants)
+        found["sizes"].append(figures)
+        for table in tables(figures):
+            table.show()
+        if options.json:  # each size as soon as it is there: the last takes the longest
+            keep(found, options.json)
+    growth(found["sizes"]).show()
+
+
+def keep(found: dict[str, Any], folder: Path) -> None:
+    day = datetime.datetime.now(datetime.UTC).date().isoformat()
+    path = folder / f"{day}-control.json"
+    path.write_text(json.dumps(found, indent=1) + "\n")
+    write_control(found, path)
+    print(f"kept in {path}")
 
 
 if __name__ == "__main__":

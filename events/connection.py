@@ -40,8 +40,8 @@ PING_SECONDS = 5
 PINGS_MISSED_MAX = 2
 # A server that answers nothing else within ATTEMPT_SECONDS gets this long for a ping.
 PROBE_SECONDS = 1
-# A server of a cluster that answers pings and nothing else for longer is cut off from the others. An
-# election takes about as long.
+# A server of a cluster that answers pings and nothing else for longer is cut off from the others.
+# An election takes about as long.
 CUT_OFF_SECONDS = 2.0
 
 Answer = TypeVar("Answer")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from admin.printed import printable
 
 if TYPE_CHECKING:
     from admin.cli.parts import Commands
@@ -76,6 +77,8 @@ def add_log_commands(subparsers: Commands) -> None:
 
 
 def run_search(given: argparse.Namespace) -> int:
+    import asyncio
+
     from admin.cli.when import parse_when
 
     since = parse_when(given.since).timestamp() if given.since else None
@@ -110,6 +113,8 @@ async def _search(given: argparse.Namespace, since: float | None, until: float |
 
 
 def run_tail(given: argparse.Namespace) -> int:
+    import asyncio
+
     return asyncio.run(_tail(given))
 
 
@@ -190,16 +195,25 @@ def as_text(event: AuditEvent) -> str:
     return printable("  ".join(part for part in parts if part))
 
 
-def printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "�" for c in text)
-
-
 def _cells(event: AuditEvent) -> tuple[str, ...]:
     statement = " ".join(part for part in (event.statement_kind, event.fingerprint) if part)
-    why = " ".join(part for part in (event.sqlstate, event.reason, event.detail) if part)
+    why = " ".join(part for part in (event.sqlstate, event.reason, _detail(event)) if part)
     who = "@".join(part for part in (event.actor, event.address) if part)
     many = f"x{event.count}" if event.count > 1 else ""
     return event.kind, event.tenant or "-", who, event.outcome, many, statement, why
+
+
+def _detail(event: AuditEvent) -> str:
+    """What is a record for programs, in words; --json has all of it."""
+    from events.audit_sink import CHAIN_OPEN, COMMAND
+
+    if event.kind == CHAIN_OPEN:
+        return "a process began to write"
+    parts = event.detail.split(" ", 3)
+    if event.kind != COMMAND or len(parts) < 4:
+        return event.detail
+    type, _, sequence, surface = parts
+    return f"{type} over {surface}" + (f", event {sequence}" if sequence else "")
 
 
 def _print(events: list[AuditEvent]) -> None:
@@ -221,6 +235,8 @@ def _print(events: list[AuditEvent]) -> None:
 
 
 def run_verify(given: argparse.Namespace) -> int:
+    import asyncio
+
     return asyncio.run(_verify(given))
 
 

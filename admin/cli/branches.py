@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from admin.cli.failure import Failure
+from admin.cli.failure import MISSING, MISTAKE, Failure
 from admin.control import Control
 from admin.find_log import open_log
 from admin.find_node import node_of
@@ -162,9 +162,13 @@ async def _record(control: Control, data_dir: Path, command: RecordProvisioned) 
 def _tenant(control: Control, id: str) -> Tenant:
     found = control.projection.tenant(id)
     if found is None:
-        raise Failure(f'There is no tenant "{id}": `tenantry tenants list` names them all.')
+        raise Failure(
+            f'There is no tenant "{id}": `tenantry tenants list` names them all.', MISSING
+        )
     if found.isolation.strategy != "branch":
-        raise Failure(f'Tenant "{id}" has no branch: its strategy is {found.isolation.strategy}.')
+        raise Failure(
+            f'Tenant "{id}" has no branch: its strategy is {found.isolation.strategy}.', MISTAKE
+        )
     return found
 
 

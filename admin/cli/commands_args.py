@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import importlib
 import re
 from collections.abc import Callable, Coroutine, Sequence
@@ -30,6 +29,8 @@ class _Run:
     def __call__(self, given: argparse.Namespace) -> int:
         run: Callable[[argparse.Namespace], Coroutine[None, None, int]]
         run = getattr(importlib.import_module(f"admin.cli.{self._module}"), self._name)
+        import asyncio
+
         return asyncio.run(run(given))
 
 
@@ -52,7 +53,12 @@ def _common(made: argparse.ArgumentParser, *, sends: bool = True) -> None:
 
 
 def _settings(made: argparse.ArgumentParser) -> None:
-    made.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="e.g. pool.min_idle=2")
+    made.add_argument(
+        "settings",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="e.g. pool.min_idle=2; `tenantry help settings` tells all",
+    )
     made.add_argument("--file", metavar="FILE", help="settings as TOML or JSON; -: standard input")
     parse = made.parse_known_args
 
@@ -102,7 +108,10 @@ def add_tenant_verbs(below: Commands) -> None:
         ("disable", "refuse the tenant's clients from now on"),
         ("enable", "let the tenant's clients in again"),
         ("delete", "delete a tenant; it can be restored (undo) for a while"),
-        ("purge", "erase the personal data of a deleted tenant, for ever"),
+        (
+            "purge",
+            "erase the personal data of a deleted tenant, for ever; tells what PostgreSQL keeps",
+        ),
     ):
         made = command(below, name, about, _Run(run, name), f"tenantry tenants {name} acme")
         made.add_argument("id", metavar="ID")
@@ -114,8 +123,8 @@ def add_tenant_verbs(below: Commands) -> None:
         "undo",
         "take back one change of a tenant",
         _Run(run, "undo"),
-        "tenantry events list --tenant acme",
         "tenantry tenants undo acme 17",
+        "tenantry events list --tenant acme    (tells the numbers)",
     )
     made.add_argument("id", metavar="ID")
     made.add_argument("sequence", type=number(1, 2**63 - 1), metavar="EVENT")

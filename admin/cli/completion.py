@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from admin.cli.operate_args import subcommands
+from admin.cli.parser import subcommands
 
 
 @dataclass(frozen=True, slots=True)

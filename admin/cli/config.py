@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,15 +34,19 @@ def check(file: Path, *, as_json: bool) -> int:
     return MISTAKE if loaded.mistakes else 0
 
 
-def apply(file: Path, data_dir: Path, config: Path | None, *, dry_run: bool) -> int:
+def apply(
+    file: Path, data_dir: Path, config: Path | None, *, dry_run: bool, as_json: bool = False
+) -> int:
     """Bring the installation to what `file` says, or only tell what that would change."""
-    return asyncio.run(_apply(file, data_dir, config, dry_run))
+    return asyncio.run(_apply(file, data_dir, config, dry_run, as_json))
 
 
-async def _apply(file: Path, data_dir: Path, config: Path | None, dry_run: bool) -> int:
+async def _apply(
+    file: Path, data_dir: Path, config: Path | None, dry_run: bool, as_json: bool
+) -> int:
     loaded = load(file, os.environ)
     for warning in loaded.warnings:
-        print(f"warning: {warning.text(str(file))}")
+        print(f"warning: {warning.text(str(file))}", file=sys.stderr)
     if loaded.mistakes:
         raise WrongFile([each.text(str(file)) for each in loaded.mistakes])
     async with open_log(data_dir, config) as control:
@@ -50,7 +55,16 @@ async def _apply(file: Path, data_dir: Path, config: Path | None, dry_run: bool)
         if not dry_run:
             installation = control.projection.installation() or Installation()
             control.open_audit(data_dir, installation, "command")
-            await control.execute_all(planned.commands, ACTOR)
+            await control.apply(loaded, ACTOR)
+    if as_json:
+        answer = {
+            "changes": told,
+            "not_possible": planned.refused,
+            "left_alone": planned.unlisted,
+            "dry_run": dry_run,
+        }
+        print(orjson.dumps(answer, option=orjson.OPT_INDENT_2).decode())
+        return FAILED if planned.refused else 0
     for line in told or ["nothing to change"]:
         print(line)
     for sentence in planned.refused:

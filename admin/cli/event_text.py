@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from admin.printed import printable
 from events.facts import (
     Commit,
     Fact,
@@ -27,7 +28,7 @@ def describe(stored: Stored, commit: Commit) -> str:
     facts = describe_facts(commit)
     time = moment_of(stored).strftime("%Y-%m-%d %H:%M:%S")
     subject = f"{stored.kind} {stored.id}"
-    return f"#{stored.sequence:<5} {time}  {commit.actor:<18}  {subject}: {facts}"
+    return printable(f"#{stored.sequence:<5} {time}  {commit.actor:<18}  {subject}: {facts}")
 
 
 def describe_facts(commit: Commit) -> str:

@@ -18,9 +18,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from admin.cli.event_text import as_dict, describe, masked
-from admin.cli.failure import FAILED, Failure
+from admin.cli.failure import FAILED, MISSING, MISTAKE, Failure
 from admin.cli.when import parse_when
 from admin.find_log import connect_log
+from admin.printed import printable
 from events import archive
 from events.archive import ArchiveError
 from events.facts import Commit
@@ -93,9 +94,9 @@ async def _between(log: ConfigLog, since: str | None, until: str | None) -> tupl
 def _subjects(tenant: str | None, kind: str) -> list[str]:
     if tenant is not None:
         if TENANT_ID.fullmatch(tenant) is None:
-            raise Failure(f'"{tenant}" is not a tenant id.')
+            raise Failure(f'"{tenant}" is not a tenant id.', MISTAKE)
         if kind not in ("", "tenant"):
-            raise Failure(f"The events of a tenant are of the kind tenant, not {kind}.")
+            raise Failure(f"The events of a tenant are of the kind tenant, not {kind}.", MISTAKE)
         return [f"{SUBJECT_PREFIX}tenant.{tenant}"]
     return [f"{SUBJECT_PREFIX}{kind}.>"] if kind else []
 
@@ -109,7 +110,9 @@ def show_event(given: argparse.Namespace) -> int:
 
     stored = asyncio.run(get())
     if stored is None:
-        raise Failure(f"There is no event {given.sequence}: `tenantry events list` shows the last.")
+        raise Failure(
+            f"There is no event {given.sequence}: `tenantry events list` shows the last.", MISSING
+        )
     shown = as_dict(stored, commit_of(stored))
     if given.json:
         _print_json({**shown, "headers": stored.headers, "bytes": len(stored.data)})
@@ -169,17 +172,19 @@ def print_changes(changes: tuple[Change, ...] | list[Change]) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     for change in changes:
         told = change_as_dict(change)
-        row = (f"  {told['path']}", _value(told["before"]), "→", _value(told["after"]))
-        table.add_row(*map(escape, row))
+        row = (f"  {told['path']}", show_value(told["before"]), "→", show_value(told["after"]))
+        table.add_row(*[escape(printable(cell)) for cell in row])
     Console(highlight=False).print(table)
 
 
-def _value(value: Any) -> str:
+def show_value(value: Any) -> str:
     if value is None:
         return "(not set)"
     if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
         # Of users and nodes their names say enough for one line.
         value = ", ".join(str(each.get("name") or each.get("host") or "…") for each in value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     text = value if isinstance(value, str) else orjson.dumps(value).decode()
     return text if len(text) <= VALUE_CHARACTERS else f"{text[: VALUE_CHARACTERS - 1]}…"
 
@@ -193,7 +198,7 @@ def replay_events(given: argparse.Namespace) -> int:
             if given.at is not None:
                 last = await sequence_at(log, parse_when(given.at))
             elif given.to is not None and given.to > last:
-                raise Failure(f"There is no event {given.to}: the last one is {last}.")
+                raise Failure(f"There is no event {given.to}: the last one is {last}.", MISSING)
             elif given.to is not None:
                 last = given.to
             start = time.perf_counter()
@@ -274,7 +279,7 @@ def export_events(given: argparse.Namespace) -> int:
     async def export() -> archive.Result:
         async with connect_log(given.data_dir, given.config) as (log, _):
             progress = _Progress("written", not given.json)
-            result = await archive.export(log, given.file, progress)
+            result = await archive.export(log, given.file, progress, with_keys=given.with_keys)
             progress.end()
             return result
 
@@ -283,6 +288,14 @@ def export_events(given: argparse.Namespace) -> int:
         _print_json(_result(given, result))
         return 0
     print(f"{result.messages} events are in {given.file} (sha256 {result.sha256}).")
+    if given.with_keys:
+        keys = "1 key" if result.keys == 1 else f"{result.keys} keys"
+        print(
+            f"{keys} of personal data too: with the installation's key it tells the names of "
+            "people, also of those who are erased later. Keep it no longer than you may keep those."
+        )
+    else:
+        print("Names, metadata and users of tenants need TENANTRY_KEYS too: --with-keys adds it.")
     print("The key that opens its secrets is not: keep a copy of secret.key elsewhere.")
     return 0
 
@@ -298,10 +311,14 @@ def import_events(given: argparse.Namespace) -> int:
         _print_json(_result(given, result))
         return 0
     span = f"{result.messages} events, exported {result.header.exported_at}"
+    if result.keys:
+        span += f", with {result.keys} keys of personal data"
     if given.verify_only:
         print(f"{given.file} is whole: {span}.")
     else:
         print(f"{given.file} is in the log: {span}; {result.added} were new to it.")
+    if result.keys and not given.verify_only:
+        print(f"{result.keys_added} keys were brought back; purged tenants stay erased.")
     return 0
 
 
@@ -327,6 +344,8 @@ def _result(given: argparse.Namespace, result: archive.Result) -> dict[str, Any]
         "added": result.added,
         "exported_at": result.header.exported_at,
         "sha256": result.sha256,
+        "keys": result.keys,
+        "keys_added": result.keys_added,
     }
 
 

@@ -126,8 +126,16 @@ def _export(below: Commands) -> argparse.ArgumentParser:
         "write the log to a file; secrets in it are sealed, and the key is not in it",
         _Run("export_events"),
         "tenantry events export backup.jsonl",
+        "tenantry events export --with-keys backup.jsonl",
     )
     made.add_argument("file", type=Path, metavar="FILE")
+    made.add_argument(
+        "--with-keys",
+        action="store_true",
+        help="also the keys of personal data (TENANTRY_KEYS), sealed with the installation's key: "
+        "without them names, metadata and users of tenants cannot be read elsewhere, and with them "
+        "the file undoes the erasure of people who are purged later",
+    )
     return made
 
 

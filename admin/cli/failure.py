@@ -8,6 +8,9 @@ FAILED: Final = 1
 MISTAKE: Final = 2
 """Wrong usage, or mistakes in the configuration file."""
 
+MISSING: Final = 3
+"""There is no such tenant, tier, operator …"""
+
 
 class Failure(Exception):
     """The command cannot go on. The text says why and what to do; it holds no secret."""

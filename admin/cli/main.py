@@ -21,6 +21,7 @@ from admin.cli import protect_args as cli_protect
 from admin.cli import stats as cli_stats
 from admin.cli import top as cli_top
 from admin.cli.failure import FAILED, Failure, WrongFile
+from admin.cli.parser import Parser
 from admin.cli.parts import (
     DATA_DIR,
     DATA_DIR_VARIABLE,
@@ -31,7 +32,6 @@ from admin.cli.parts import (
     group,
     number,
 )
-from admin.telemetry.logs import masked, set_up
 
 if TYPE_CHECKING:
     from admin.cli.parts import Commands
@@ -55,6 +55,7 @@ While it runs:
   tenantry apply tenantry.toml             change it, for connected clients too
   tenantry tenants list                    who there is
   tenantry tenants change acme rate_limits.qps_limit=200
+  tenantry help settings                   what else can be changed
   tenantry events list                     what changed, when, and by whom
   tenantry top                             who uses what now
   tenantry doctor                          what is wrong, and how to mend it
@@ -64,8 +65,9 @@ Started again without a file, it serves what its data directory knows:
 """
 _END: Final = f"""\
 The data directory is {DATA_DIR}, unless --data-dir or ${DATA_DIR_VARIABLE} names another.
-`tenantry COMMAND --help` tells more of each command, `tenantry help exit-codes` of what they
-answer to programs, `tenantry completion bash` makes a shell complete them."""
+`tenantry COMMAND --help` tells more of each command, `tenantry help settings` what tenants can
+have, `tenantry help exit-codes` what commands answer to programs; `tenantry completion bash` makes
+a shell complete them."""
 
 
 # --- what may be written -----------------------------------------------------------------------
@@ -73,7 +75,7 @@ answer to programs, `tenantry completion bash` makes a shell complete them."""
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line. Each command sets `run`, which takes the arguments."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="tenantry",
         description=_ABOUT,
         epilog=_END,
@@ -81,6 +83,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     top.add_argument("--debug", action="store_true", help="show traces, and all of the log")
+    top.add_argument("--version", action="store_true", help="print the version")
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
     _serve(commands)
     _demo(commands)
@@ -122,6 +125,9 @@ def _serve(commands: Commands) -> None:
         "--port", type=number(0, 65535), metavar="P", help="instead of listen_address's; 0: any"
     )
     made.add_argument("--json-logs", action="store_true", help="log one JSON object a line")
+    made.add_argument(
+        "--watch", action="store_true", help="apply the file whenever it changes, as on SIGHUP"
+    )
     # Engines that give up durability: for tests.
     made.add_argument("--fast-engines", action="store_true", help=argparse.SUPPRESS)
 
@@ -177,6 +183,7 @@ def _apply(commands: Commands) -> None:
     made.add_argument("--dry-run", action="store_true", help="only tell what would change")
     config_file(made, "find the installation by the [events] of this file")
     data_dir(made)
+    as_json(made)
 
 
 def _tenants(commands: Commands) -> None:
@@ -260,7 +267,9 @@ def _run_config_convert(given: argparse.Namespace) -> int:
 def _run_apply(given: argparse.Namespace) -> int:
     from admin.cli.config import apply
 
-    return apply(given.file, given.data_dir, given.config, dry_run=given.dry_run)
+    return apply(
+        given.file, given.data_dir, given.config, dry_run=given.dry_run, as_json=given.json
+    )
 
 
 def _run_tenants_list(given: argparse.Namespace) -> int:
@@ -294,9 +303,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     commands = parser()
     given = commands.parse_args(arguments)
+    if given.version:
+        given.run, given.json = cli_operate.run_version, False
     if not hasattr(given, "run"):
         commands.print_help()
         return 0
+    # Imported when something is to be done, so that --help answers at once.
+    from admin.telemetry.logs import masked, set_up
+
     set_up("DEBUG" if given.debug else "WARNING")
     try:
         code: int = given.run(given)

@@ -1,19 +1,13 @@
-"""What `tenantry pools`, `reload`, `drain` and `version` do."""
+"""What `tenantry pools`, `reload` and `drain` do."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import os
-import platform
 import signal
-import ssl
-import subprocess
 import sys
 import time
-from collections.abc import Callable
-from importlib import metadata
-from pathlib import Path
 from typing import Any, Final
 
 import orjson
@@ -24,18 +18,10 @@ from admin.cli.tables import print_table
 from admin.console.calls import RELOAD_SECONDS, SUPERVISOR, Call, Caller, Gathered
 from admin.console.node import summed
 from admin.data_dir import DataDir
-from admin.engines.nats import nats_server_binary
-from admin.engines.process import EngineError
-from admin.engines.programs import packaged_programs
 from admin.find_log import connect_log
 from events.tokens import TokenSigner
 
 POLL_SECONDS: Final = 0.1
-# Packages whose version matters when something does not work.
-PACKAGES: Final = (
-    *("cryptography", "nats-py", "orjson", "postgast", "psycopg", "pydantic", "pykka"),
-    *("PyJWT", "rich", "sqlglot", "uvloop", "fastapi", "opentelemetry-sdk"),
-)
 _HEAD: Final = ("TENANT", "CLIENTS", "WAITING", "LONGEST", "ACTIVE", "IDLE", "MODE", "STATE")
 
 
@@ -92,7 +78,7 @@ def drain(given: argparse.Namespace) -> int:
     data = DataDir(given.data_dir)
     pid = data.holder()
     if pid is None:
-        raise Failure(f"No Tenantry runs in {data.path}.", 3)
+        raise Failure(f"No Tenantry runs in {data.path}: name its --data-dir.", 3)
     _signal(pid)
     if given.now:
         # The second one stops it at once.
@@ -115,62 +101,6 @@ def _signal(pid: int) -> None:
         try:
             os.kill(pid, signal.SIGTERM)
         except PermissionError:
-            raise Failure(f"Process {pid} belongs to somebody else.", 5) from None
-
-
-# --- versions ------------------------------------------------------------------------------------
-
-
-def version(*, as_json: bool) -> int:
-    told = versions()
-    if as_json:
-        print(orjson.dumps(told, option=orjson.OPT_INDENT_2).decode())
-        return 0
-    for name, text in told.items():
-        print(f"{name} {text}")
-    return 0
-
-
-def versions() -> dict[str, str]:
-    """Tenantry first, then what it runs on, then what it consists of."""
-    found = {
-        "tenantry": _package("tenantry"),
-        "compiled": "yes" if _compiled() else "no",
-        "python": f"{platform.python_version()} ({platform.python_implementation()})",
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "openssl": ssl.OPENSSL_VERSION,
-    }
-    found["postgresql (built in)"] = _engine(lambda: packaged_programs() / "postgres")
-    found["nats-server (built in)"] = _engine(nats_server_binary)
-    found.update({name: text for name in PACKAGES if (text := _package(name)) != "-"})
-    return found
-
-
-def _engine(where: Callable[[], Path]) -> str:
-    try:
-        return _program(str(where()))
-    except EngineError:
-        return "(not installed)"
-
-
-def _package(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "(not installed)" if name == "tenantry" else "-"
-
-
-def _compiled() -> bool:
-    import wire.postgres.protocol
-
-    return not str(wire.postgres.protocol.__file__).endswith(".py")
-
-
-def _program(program: str) -> str:
-    try:
-        done = subprocess.run(
-            [program, "--version"], capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "(does not run)"
-    return done.stdout.strip().splitlines()[0] if done.stdout.strip() else "(unknown)"
+            raise Failure(
+                f"Process {pid} belongs to somebody else: do it as its user, or as root.", 5
+            ) from None

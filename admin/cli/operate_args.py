@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
+from admin.cli.parser import near, subcommands
 from admin.cli.parts import as_json, command, config_file, data_dir, number
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def add(commands: Commands) -> None:
         commands,
         "version",
         "print the versions of Tenantry and of what it consists of",
-        _run_version,
+        run_version,
         "tenantry version",
         "tenantry version --json",
     )
@@ -79,9 +79,10 @@ def add(commands: Commands) -> None:
     made = command(
         commands,
         "help",
-        "explain a command, or exit-codes",
+        "explain a command, the settings of a tenant, or exit-codes",
         _run_help,
         "tenantry help tenants change",
+        "tenantry help settings rate_limits",
         "tenantry help exit-codes",
     )
     made.add_argument("words", nargs="*", metavar="COMMAND")
@@ -132,12 +133,16 @@ def _run_doctor(given: argparse.Namespace) -> int:
 
 
 def _run_pools(given: argparse.Namespace) -> int:
+    import asyncio
+
     from admin.cli.operate import pools
 
     return asyncio.run(pools(given))
 
 
 def _run_reload(given: argparse.Namespace) -> int:
+    import asyncio
+
     from admin.cli.operate import reload
 
     return asyncio.run(reload(given))
@@ -149,8 +154,8 @@ def _run_drain(given: argparse.Namespace) -> int:
     return drain(given)
 
 
-def _run_version(given: argparse.Namespace) -> int:
-    from admin.cli.operate import version
+def run_version(given: argparse.Namespace) -> int:
+    from admin.cli.version import version
 
     return version(as_json=given.json)
 
@@ -166,6 +171,11 @@ def _run_completion(given: argparse.Namespace) -> int:
 def _run_help(given: argparse.Namespace) -> int:
     from admin.cli.main import parser
 
+    if given.words[:1] == ["settings"] and len(given.words) <= 2:
+        from admin.cli.settings_help import text
+
+        print(text("".join(given.words[1:])))
+        return 0
     if given.words == ["exit-codes"]:
         print(EXIT_CODES)
         return 0
@@ -173,18 +183,12 @@ def _run_help(given: argparse.Namespace) -> int:
     for word in given.words:
         below = subcommands(found)
         if word not in below:
-            known = ", ".join([*below, "exit-codes"] if found.prog == "tenantry" else below)
             from admin.cli.failure import MISTAKE, Failure
 
-            raise Failure(f'There is no command "{word}" here: use one of {known}.', MISTAKE)
+            known = [*below, "settings", "exit-codes"] if found.prog == "tenantry" else list(below)
+            probably = near(word, known)
+            hint = f'did you mean "{probably}"?' if probably else f"use one of {', '.join(known)}."
+            raise Failure(f'There is no command "{word}" here: {hint}', MISTAKE)
         found = below[word]
     found.print_help()
     return 0
-
-
-def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """The commands beneath a parser, by name."""
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            return dict(action.choices)
-    return {}

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from admin.cli.parser import Parser
+
 if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+    Commands = argparse._SubParsersAction[Parser]
 
 DATA_DIR: Final = ".tenantry"
 DATA_DIR_VARIABLE: Final = "TENANTRY_DATA_DIR"
@@ -21,7 +23,7 @@ def command(
     about: str,
     run: Callable[[argparse.Namespace], int] | None,
     *examples: str,
-) -> argparse.ArgumentParser:
+) -> Parser:
     made = commands.add_parser(
         name,
         help=about,
@@ -30,6 +32,7 @@ def command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    made.examples = examples
     # Wherever people write it; without a default, which would undo what stands before.
     hidden = argparse.SUPPRESS
     made.add_argument("--debug", action="store_true", default=hidden, help=hidden)

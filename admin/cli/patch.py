@@ -71,7 +71,7 @@ def _read(file: str) -> Settings:
     try:
         data = sys.stdin.buffer.read(FILE_BYTES_MAX + 1) if file == "-" else _bytes_of(file)
     except OSError as error:
-        raise Failure(f"{file}: {error.strerror}.", MISTAKE) from None
+        raise Failure(f"{file}: {error.strerror}. Name a file that can be read.", MISTAKE) from None
     if len(data) > FILE_BYTES_MAX:
         raise Failure(f"{file} is over {FILE_BYTES_MAX} bytes.", MISTAKE)
     name = "standard input" if file == "-" else file

@@ -79,6 +79,7 @@ def as_dict(looked: Looked, done: int) -> dict[str, Any]:
         "steps": [step.as_dict() for step in plan.steps],
         "concerns": [each.as_dict() for each in plan.concerns],
         "without_grants": plan.unreachable,
+        "seal_would_add": plan.seal_adds,
     }
 
 
@@ -90,7 +91,15 @@ def show(looked: Looked, console: Console, *, applied: bool) -> None:
         console.print(escape(f"No table has the {where}."))
     _missing(plan, console)
     _concerns(plan, console, facts.database)
-    if not facts.superuser:
+    if plan.seal_adds:
+        console.print(
+            'The database enforces nothing here: its row tenants have enforcement = "rewrite", so '
+            "the proxy alone keeps them apart. The seal would add:",
+            soft_wrap=True,
+        )
+        for line in plan.seal_adds:
+            console.print(f"  {escape(line)}", soft_wrap=True)
+    elif not facts.superuser:
         console.print(
             "note: the node's user is no superuser, so there are no event triggers: the proxy "
             "hears of definitions changed by others within a second."
@@ -98,7 +107,8 @@ def show(looked: Looked, console: Console, *, applied: bool) -> None:
     if plan.unreachable:
         console.print(f"Tenants reach nothing of: {escape(', '.join(plan.unreachable))}")
     if plan.protected:
-        console.print(f"Protected: {escape(', '.join(plan.protected))}")
+        word = "Open to tenants" if plan.seal_adds else "Protected"
+        console.print(f"{word}: {escape(', '.join(plan.protected))}")
     if plan.steps and not applied:
         console.print("Nothing was changed: --apply does it.")
     elif plan.complete:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import getpass
 import os
+import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -43,6 +44,8 @@ EXIT_CODES: Final = {
     "unauthenticated": 5,
     "forbidden": 5,
 }
+_MISSING: Final = re.compile("there is no (tenant|tier|operator) ")
+_IN_USE: Final = re.compile("the tier .* is in use")
 
 
 def me() -> str:
@@ -103,7 +106,7 @@ async def _tell(
     if answer["dry_run"]:
         print(f"would be: {', '.join(each['type'] for each in answer['events'])}")
     else:
-        print(f"{done} (event {answer['sequence']})")
+        print(f"{done.replace('{event}', str(answer['sequence']))} (event {answer['sequence']})")
     if command.kind == "tenant":
         await _show_changes(source, vault, command.subject_id, answer)
     else:
@@ -135,4 +138,15 @@ def tell_mistakes(answer: dict[str, Any]) -> None:
         where = f"{each['path']}: " if each["path"] else ""
         hint = f" {each['hint']}" if each["hint"] else ""
         message = each["message"].rstrip(".")
+        hint = hint.replace("force it", "force it (--force)") or _what_to_do(message)
         print(f"  {where}{message}.{hint}", file=sys.stderr)
+
+
+def _what_to_do(message: str) -> str:
+    """Where to look, for what the other surfaces have no words about."""
+    missing = _MISSING.match(message)
+    if missing is not None:
+        return f" `tenantry {missing[1]}s list` names them all."
+    if message.startswith("nothing was stored for tenant "):
+        return " `tenantry events list --tenant ID` tells the numbers."
+    return " `tenantry tenants list` shows whose it is." if _IN_USE.match(message) else ""

@@ -8,6 +8,7 @@ import sys
 
 import uvloop
 
+from admin.cli.failure import MISTAKE, Failure
 from admin.supervisor import Supervisor
 from admin.telemetry.logs import masked, set_up
 
@@ -15,7 +16,9 @@ log = logging.getLogger("tenantry")
 
 
 def serve(given: argparse.Namespace) -> int:
-    """Serve until stopped; the exit code."""
+    """Serve until stopped; the exit code. Raises Failure."""
+    if given.watch and given.config is None:
+        raise Failure("--watch needs a file to watch: name it with --config FILE.", MISTAKE)
     level = "DEBUG" if given.debug else "INFO"
     set_up(level, json=given.json_logs, who="supervisor" if given.json_logs else "")
 
@@ -35,6 +38,7 @@ def serve(given: argparse.Namespace) -> int:
             log_level=level,
             json_logs=given.json_logs,
             fast_engines=given.fast_engines,
+            watch_file=given.watch,
         )
         return await supervisor.run()
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -52,6 +51,8 @@ def add_stats_command(commands: Commands) -> None:
 
 
 def run_stats(given: argparse.Namespace) -> int:
+    import asyncio
+
     from actors.analytics_fold import MEASURES
     from admin.analytics.views import SPELLINGS
     from admin.cli.failure import MISTAKE, Failure
@@ -65,7 +66,7 @@ def run_stats(given: argparse.Namespace) -> int:
 async def _stats(given: argparse.Namespace) -> int:
     import orjson
 
-    from admin.cli.failure import Failure
+    from admin.cli.failure import MISSING, Failure
     from admin.find_log import open_log
     from events.installation import Installation
 
@@ -76,7 +77,9 @@ async def _stats(given: argparse.Namespace) -> int:
         prices = (projection.installation() or Installation()).analytics.prices
     if given.tenant is not None and given.tenant not in view.accounts:
         if all(tenant.id != given.tenant for tenant in tenants):
-            raise Failure(f'There is no tenant "{given.tenant}", and none has used anything.')
+            raise Failure(
+                f'There is no tenant "{given.tenant}", and none has used anything.', MISSING
+            )
         tenants = [tenant for tenant in tenants if tenant.id == given.tenant]
     answer = report(given, view, tenants, prices, time.time())
     if given.json:
@@ -154,11 +157,18 @@ def _print(given: argparse.Namespace, answer: Any) -> None:
 
 
 def _print_values(console: Any, values: Mapping[str, Any], prefix: str) -> None:
+    rows = list(_flat(values, prefix))
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, value in rows:
+        console.print(f"{name:<{width}}  {_cell(value)}", markup=False)
+
+
+def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
         if isinstance(value, Mapping):
-            _print_values(console, value, f"{prefix}{name}.")
+            yield from _flat(value, f"{prefix}{name}.")
         else:
-            console.print(f"{prefix + name:<34} {_cell(value)}", markup=False)
+            yield prefix + name, value
 
 
 def _print_rows(console: Any, rows: Sequence[Mapping[str, Any]], nothing: str) -> None:

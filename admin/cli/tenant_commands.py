@@ -8,8 +8,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from admin.cli.failure import MISTAKE, Failure
+from admin.cli.leftovers import leftovers
 from admin.cli.patch import read_patch, without_nothing
 from admin.cli.send import send
+from admin.find_log import open_log
 from events.commands_checks import told
 from events.commands_model import (
     ChangeTenant,
@@ -21,6 +23,8 @@ from events.commands_model import (
     PutTenant,
     Undo,
 )
+from events.places import place_of
+from events.projection import Projection
 
 
 def made(kind: type[Command], given: argparse.Namespace, **fields: Any) -> Command:
@@ -57,13 +61,28 @@ async def enable(given: argparse.Namespace) -> int:
 
 
 async def delete(given: argparse.Namespace) -> int:
-    done = f"{given.id} is deleted; `tenantry tenants undo {given.id} EVENT` restores it"
+    done = f"{given.id} is deleted; `tenantry tenants undo {given.id} {{event}}` restores it"
     return await send(given, made(DeleteTenant, given, id=given.id), done)
 
 
 async def purge(given: argparse.Namespace) -> int:
     command = made(PurgeTenant, given, id=given.id, force=given.force)
-    return await send(given, command, f"the personal data of {given.id} is erased")
+    code = await send(given, command, f"the personal data of {given.id} is erased")
+    if not code and not given.json and not given.later:
+        async with open_log(given.data_dir, given.config) as control:
+            print("\n".join(_left(control.projection, given.id)))
+    return code
+
+
+def _left(state: Projection, id: str) -> list[str]:
+    """What is still in PostgreSQL, for people."""
+    record = state.record(id)
+    if record is None:
+        return []
+    tenant = place_of(id, record.settings, state.defaults())
+    there = [state.tenant(other) for other in state.ids() if other != id]
+    others = [each.id for each in there if tenant and each and each.database == tenant.database]
+    return leftovers(id, record.settings, state.defaults(), others)
 
 
 async def undo(given: argparse.Namespace) -> int:

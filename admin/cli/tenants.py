@@ -15,17 +15,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from admin.cli.events import change_as_dict, print_changes
-from admin.cli.failure import Failure
+from admin.cli.failure import MISSING, MISTAKE, Failure
+from admin.cli.parser import near
 from admin.cli.when import parse_when, show_when
 from admin.config.render import tenant_table
 from admin.control import Control
 from admin.find_log import open_log
+from admin.printed import printable
 from events.history import compare, sequence_at, state_at, tenant_at
 from events.installation import Installation
 from events.model import TENANT_ID, Tenant
 from events.projection import Projection
 
-COLUMNS = ("id", "name", "state", "strategy", "database", "users")
+COLUMNS = ("id", "name", "tier", "state", "strategy", "database", "users")
 
 
 def list_tenants(data_dir: Path, config: Path | None, at: str | None, *, as_json: bool) -> int:
@@ -44,11 +46,12 @@ def list_tenants(data_dir: Path, config: Path | None, at: str | None, *, as_json
     if as_json:
         print(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
         return 0
+    columns = [name for name in COLUMNS if name != "tier" or any(row["tier"] for row in rows)]
     table = Table(box=None, pad_edge=False)
-    for name in COLUMNS:
+    for name in columns:
         table.add_column(name.upper(), overflow="fold")
     for row in rows:
-        table.add_row(*(escape(str(row[name])) for name in COLUMNS))
+        table.add_row(*(escape(printable(str(row[name]))) for name in columns))
     were = "are" if at is None else "were"
     Console(highlight=False).print(table if rows else f"There {were} no tenants.")
     return 0
@@ -70,8 +73,8 @@ def show_tenant(
     tenant = projection.tenant(id)
     if tenant is None:
         if at is not None:
-            raise Failure(f'There was no tenant "{id}" at {show_when(parse_when(at))}.')
-        raise Failure(f'There is no tenant "{id}": `tenantry tenants list` names them all.')
+            raise Failure(f'There was no tenant "{id}" at {show_when(parse_when(at))}.', MISSING)
+        raise _no_tenant(projection, id)
     if as_json:
         shown = as_dict(tenant)
         print(orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode())
@@ -81,6 +84,23 @@ def show_tenant(
         tenant_table([tenant], {id: [user.name for user in tenant.users]}, installation)
     )
     return 0
+
+
+def _no_tenant(projection: Projection, id: str) -> Failure:
+    record = projection.record(id)
+    if record is not None:
+        if record.purged:
+            return Failure(f'The tenant "{id}" was deleted, and is erased for ever.', MISSING)
+        return Failure(
+            f'The tenant "{id}" is deleted: `tenantry tenants undo {id} {record.version}` brings '
+            f"it back, `tenantry events list --tenant {id}` tells what happened.",
+            MISSING,
+        )
+    probably = near(id, projection.ids())
+    hint = f'did you mean "{probably}"?' if probably else ""
+    return Failure(
+        f'There is no tenant "{id}": {hint or "`tenantry tenants list` names them all."}', MISSING
+    )
 
 
 def diff_tenant(given: argparse.Namespace) -> int:
@@ -94,7 +114,7 @@ def diff_tenant(given: argparse.Namespace) -> int:
 
     before, after = (state.tenant(id) for state in asyncio.run(read()))
     if before is None and after is None:
-        raise Failure(f'There was no tenant "{id}" at either time.')
+        raise Failure(f'There was no tenant "{id}" at either time.', MISSING)
     changes = compare(_comparable(before), _comparable(after))
     if given.json:
         rows = [change_as_dict(change) for change in changes]
@@ -114,7 +134,7 @@ def diff_tenant(given: argparse.Namespace) -> int:
 
 async def _tenant_at(control: Control, id: str, moment: datetime) -> Projection:
     if TENANT_ID.fullmatch(id) is None:
-        raise Failure(f'"{id}" is not a tenant id.')
+        raise Failure(f'"{id}" is not a tenant id.', MISTAKE)
     sequence = await sequence_at(control.log, moment)
     return await tenant_at(control.log, id, sequence, opener=control.projection.opener)
 
@@ -157,6 +177,7 @@ def _row(projection: Projection, id: str) -> dict[str, Any]:
     return {
         "id": id,
         "name": tenant.name,
+        "tier": tenant.tier or "",
         "state": state,
         "strategy": tenant.isolation.strategy,
         "database": tenant.database,

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from admin.cli.events import print_changes
+from admin.cli.events import show_value
 from admin.cli.failure import Failure
 from admin.cli.patch import read_patch, without_nothing
 from admin.cli.send import connected, send
@@ -68,7 +68,8 @@ async def show(given: argparse.Namespace) -> int:
     if given.json:
         print(orjson.dumps({"name": given.name, "settings": found.settings}).decode())
         return 0
-    print_changes(compare({}, found.settings))
+    rows = [(each.path, show_value(each.after)) for each in compare({}, found.settings)]
+    print_table(("SETTING", "VALUE"), rows, f"The tier {given.name} sets nothing.")
     return 0
 
 

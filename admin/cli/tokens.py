@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -16,10 +17,12 @@ from admin.cli.tables import print_table
 from admin.cli.tenant_commands import made
 from admin.cli.tiers import read_kind
 from admin.cli.users import verifier
-from events.commands_model import DeleteOperator, PutOperator, RevokeToken
+from events.commands_model import TOKEN_ID, DeleteOperator, PutOperator, RevokeToken
 from events.facts import KIND_OPERATOR, KIND_TOKEN
 from events.model import Settings, parse_duration
 from events.tokens import TokenSigner
+
+JTI: Final = re.compile(TOKEN_ID)
 
 
 async def create(given: argparse.Namespace) -> int:
@@ -60,7 +63,7 @@ async def list_tokens(given: argparse.Namespace) -> int:
         print(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
         return 0
     head = ("TOKEN", "NAME", "ROLE", "TENANT", "UNTIL", "STATE")
-    print_table(head, [_row(row) for row in rows], "There are no tokens.")
+    print_table(head, [_row(row) for row in rows], "There are no tokens.", whole=("TOKEN",))
     return 0
 
 
@@ -82,6 +85,10 @@ def _when(seconds: float) -> str:
 
 
 async def revoke(given: argparse.Namespace) -> int:
+    if JTI.fullmatch(given.jti) is None:
+        raise Failure(
+            f'"{given.jti}" is not the id of a token: `tenantry tokens list` shows them.', MISTAKE
+        )
     return await send(given, made(RevokeToken, given, jti=given.jti), f"{given.jti} is revoked")
 
 

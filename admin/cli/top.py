@@ -6,7 +6,6 @@ What it shows comes from the usage stream, of which it reads the last while and 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import os
 import sys
@@ -15,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    import asyncio
+
     from rich.console import Console, RenderableType
 
     from actors.analytics_fold import View
@@ -75,6 +76,8 @@ def _seconds(text: str) -> float:
 
 
 def run_top(given: argparse.Namespace) -> int:
+    import asyncio
+
     live = not given.once and not given.json and sys.stdin.isatty() and sys.stdout.isatty()
     return asyncio.run(_live(given) if live else _once(given))
 
@@ -220,6 +223,8 @@ class Screen:
 
 
 async def _live(given: argparse.Namespace) -> int:
+    import asyncio
+
     from rich.console import Console
     from rich.live import Live
 
@@ -275,6 +280,8 @@ async def _show(
     look: Callable[[], tuple[View, list[Tenant]]],
 ) -> None:
     """Draw until it is done: at each key, and every interval."""
+    import asyncio
+
     moment = time.time()
     while not screen.done:
         if not screen.held:
@@ -291,6 +298,7 @@ async def _show(
 @contextlib.contextmanager
 def _keys(typed: Callable[[str], None]) -> Iterator[None]:
     """Hand on each key at once, unseen; the terminal is put back at the end."""
+    import asyncio
     import termios
     import tty
 

@@ -26,7 +26,9 @@ async def list_users(given: argparse.Namespace) -> int:
     async with open_log(given.data_dir, given.config) as control:
         tenant = control.projection.tenant(given.tenant)
     if tenant is None:
-        raise Failure(f'There is no tenant "{given.tenant}".', 3)
+        raise Failure(
+            f'There is no tenant "{given.tenant}": `tenantry tenants list` names them all.', 3
+        )
     names = [user.name for user in tenant.users]
     if given.json:
         print(orjson.dumps([{"name": name} for name in names]).decode())
@@ -55,10 +57,16 @@ def verifier(given: argparse.Namespace) -> str:
             raise Failure(f"{given.scram}: {error}.", MISTAKE) from None
     if given.password_stdin:
         password = sys.stdin.readline(PASSWORD_CHARACTERS_MAX + 1).rstrip("\r\n")
+    elif not sys.stdin.isatty():
+        raise Failure(
+            "There is no terminal to ask for the password: give it with --password-stdin, as in "
+            "`… --password-stdin < password.txt`, or a verifier with --scram FILE.",
+            MISTAKE,
+        )
     else:
         password = getpass.getpass(f"Password of {given.name}: ")
         if getpass.getpass("Again: ") != password:
-            raise Failure("The two passwords differ.", MISTAKE)
+            raise Failure("The two passwords differ, and nothing was changed: try again.", MISTAKE)
     if not password or len(password) > PASSWORD_CHARACTERS_MAX:
         raise Failure("A password has 1 to 1024 characters.", MISTAKE)
     return make_verifier(password)

@@ -28,6 +28,7 @@ _PLAIN = {
     "bool_parsing": _SWITCH,
     "dict_type": ("must be a table", 'Write { key = "value" }.'),
     "tuple_type": ("must be a list", "Write it in [ ], or as [[ ]] when it holds tables."),
+    "string_too_short": ("must not be empty", "Write something between the quotes."),
     "string_pattern_mismatch": ("is not a SCRAM-SHA-256 verifier", "Copy it whole."),
 }
 

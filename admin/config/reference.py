@@ -47,10 +47,10 @@ from.
   `[multi_tenancy.default]`, and that before the defaults on this page.
 - **Unknown keys** are mistakes. Keys that are known but do nothing yet are accepted with a warning;
   they are marked below.
-- **The file is a way to give commands.** At start and on SIGHUP it is compared with the log, and
-  only what differs is stored. Tenants that the file does not name are left alone; whether a tenant
-  is enabled stays as it is unless the file says `enabled`. Without a file the installation runs as
-  the log says.
+- **The file is a way to give commands.** At start, on SIGHUP and, with `serve --watch`, when it
+  changes, it is compared with the log, and only what differs is stored. Tenants that the file does
+  not name are left alone; whether a tenant is enabled stays as it is unless the file says `enabled`.
+  Without a file the installation runs as the log says.
 """
 
 
@@ -102,7 +102,7 @@ def _row(path: str, name: str, info: FieldInfo, told: str) -> str:
         default, reason = UNUSED[path]
         which = "Not used yet" if default is None else f"Only `{json.dumps(default)}` so far"
         told += f" *{which}: {reason}.*"
-    cells = (f"`{name}`", value_text(info), _default_text(info), told)
+    cells = (f"`{name}`", value_text(info), default_text(info), told)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 
 
@@ -174,7 +174,7 @@ def _bound(item: Any) -> str:
     return f", at most {item.le}" if isinstance(item, Le) else ""
 
 
-def _default_text(info: FieldInfo) -> str:
+def default_text(info: FieldInfo) -> str:
     if info.default is PydanticUndefined:
         return "empty" if info.default_factory is not None else "required"
     text = show(info.default, info)

@@ -16,6 +16,7 @@ from admin.config.mistakes import SECRET_KEYS, Mistake
 from admin.config.models import FileDefaults
 from admin.config.rules import resolve
 from admin.config.support import UNUSED
+from admin.printed import printable
 from events.installation import Installation
 from events.model import Tenant
 from events.settings import merge
@@ -36,7 +37,9 @@ def render_check(loaded: Loaded, console: Console) -> None:
     for mistake in loaded.mistakes:
         console.print(mistake.text(file), style="red", markup=False, soft_wrap=True)
     for warning in loaded.warnings:
-        console.print(warning.text(file), style="yellow", markup=False, soft_wrap=True)
+        console.print(
+            f"warning: {warning.text(file)}", style="yellow", markup=False, soft_wrap=True
+        )
     installation = loaded.installation
     if installation is None:
         count = len(loaded.mistakes)
@@ -146,12 +149,12 @@ def tenant_table(
     table.add_column("", no_wrap=True)
     for tenant in tenants:
         table.add_column(escape(tenant.id), overflow="fold")
-    table.add_row("name", *[escape(tenant.name) for tenant in tenants])
+    table.add_row("name", *[escape(printable(tenant.name)) for tenant in tenants])
     if any(tenant.tier for tenant in tenants):
         table.add_row("tier", *[tenant.tier or "" for tenant in tenants])
     table.add_row("enabled", *["yes" if tenant.enabled else "no" for tenant in tenants])
-    table.add_row("users", *[escape(", ".join(users[tenant.id])) for tenant in tenants])
-    table.add_row("data", *[escape(_place(tenant)) for tenant in tenants])
+    table.add_row("users", *[escape(printable(", ".join(users[tenant.id]))) for tenant in tenants])
+    table.add_row("data", *[escape(printable(_place(tenant))) for tenant in tenants])
     for part in _PARTS[1:]:
         model: type[BaseModel] = type(getattr(tenants[0], part))
         for name, info in model.model_fields.items():
@@ -165,4 +168,6 @@ def tenant_table(
 def _place(tenant: Tenant) -> str:
     if tenant.isolation.strategy == "schema":
         return f"schema {tenant.schema_name} in database {tenant.database}"
+    if tenant.isolation.strategy == "row":
+        return f"rows by {tenant.isolation.tenant_column} in database {tenant.database}"
     return f"database {tenant.database}"

@@ -197,13 +197,15 @@ def _identification(
     if given is None:
         return
     table = {"method": given} if isinstance(given, str) else dict(given)
+    # As the file writes it, so that people find it there.
+    alone = f"{at}.type" if "type" in table else f"{at}.method" if isinstance(given, dict) else at
     named = table.pop("methods", None)
     first = table.pop("type", None) or table.pop("method", None)
     methods = list(named) if isinstance(named, list) else [first] if first else []
     wanted: list[str] = []
     for number, method in enumerate(methods):
         name = str(method.get("type")) if isinstance(method, dict) else str(method)
-        place = f"{at}.methods[{number}]" if named else f"{at}.method"
+        place = f"{at}.methods[{number}]" if named else alone
         if name in _METHODS:
             wanted.append(_METHODS[name])
         else:

@@ -9,8 +9,8 @@ It is for what is not stored: figures of this moment, and acts that are for minu
 is a command (events.bus). Nobody knows how many proxies there are, so an asker waits until all
 workers of each node that has answered have done so, at least QUIET_SECONDS, SECONDS at most.
 
-Acts are for the role operator. A token is made for one message and lives for a minute, and a message
-with an act is good once in each process: whoever can read NATS can neither repeat nor alter one.
+Acts are for the role operator. A token is made for one message and lives for a minute, and one of
+an act is good once in each process: whoever can read NATS can neither repeat an act nor alter it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ IN_WORK_MAX: Final = 64
 
 WORKER: Final = "worker"
 SUPERVISOR: Final = "supervisor"
-READS: Final = ("look", "stats", "state", "paused", "health")
+READS: Final = ("look", "stats", "state", "paused", "digest", "health")
 Row = dict[str, Any]
 
 
@@ -183,9 +183,7 @@ class Responder:
             raise TenantryError("the call is malformed") from None
         if not isinstance(call.tenant, str) or type(call.id) is not int:
             raise TenantryError("the call is malformed")
-        if not principal.may_read("") or (
-            call.do not in READS and principal.role != "operator"
-        ):
+        if not principal.may_read("") or (call.do not in READS and principal.role != "operator"):
             raise TenantryError(f"the role {principal.role} may not do that")
         if call.do not in READS:
             self._once(principal.jti)

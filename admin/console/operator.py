@@ -5,8 +5,9 @@
     DISABLE … ────▶ CommandClient ─NATS─▶ control: stored, for ever
     PAUSE … ──────▶ as SHOW: for minutes, not stored
 
-While NATS is away it tells of this worker alone, and says so; acts are refused unless it is the
-only one.
+While NATS is away SHOW tells of this worker alone, and says so. An act is then done here, and
+answered with an error, for it has not reached the others: done again when NATS is back, it does.
+DISABLE, ENABLE and RELOAD, which others carry out, fail.
 """
 
 from __future__ import annotations
@@ -39,16 +40,19 @@ from events.stream import LogError
 from events.tokens import TokenSigner
 from wire import errors as e
 from wire.ports import OperatorLogin
-from wire.postgres.console import Answer, ConsolePort, columns_for
+from wire.postgres.console import Answer, ConsolePort, ConsoleSession, columns_for
 from wire.postgres.console_tables import HELP, TEXT
 from wire.postgres.console_words import ACTS, Statement
 
 if TYPE_CHECKING:
     from wire.postgres.client import ClientConnection
 
-# How long PAUSE waits for servers that are lent; it holds whether or not they have come back.
-PAUSE_SECONDS: Final = 10.0
 POLL_SECONDS: Final = 0.05
+# How often PAUSE and WAIT_CLOSE look, once they have waited for a second: it takes as long as
+# clients keep servers, which for session pooling is until they leave.
+LOOK_SECONDS: Final = 0.5
+# How often they tell how many are left.
+TELL_SECONDS: Final = 5.0
 # How long DISABLE and ENABLE wait until this worker has seen what they stored.
 APPLY_SECONDS: Final = 2.0
 
@@ -132,7 +136,7 @@ class OperatorConsole(ConsolePort):
         error: e.TenantryError | None = None
         try:
             self._check(who, statement)
-            return await self._act(who, statement)
+            return await self._act(who, statement, client)
         except e.TenantryError as refusal:
             error = refusal
             raise
@@ -163,6 +167,11 @@ class OperatorConsole(ConsolePort):
                 "Tenantry is not shut down from the console",
                 hint="Send SIGTERM to its supervisor, or use `tenantry drain` on its machine.",
             )
+        if statement.verb == "suspend":
+            raise e.NotSupported(
+                "Tenantry hands its sockets to no other process: there is nothing to suspend for",
+                hint="PAUSE holds clients while servers are changed.",
+            )
         if statement.verb == "kill_client":
             return
         if statement.verb == "reload" or not statement.name:
@@ -177,7 +186,9 @@ class OperatorConsole(ConsolePort):
         if self._projection.tenant(statement.name) is None:
             raise UnknownTenant(statement.name)
 
-    async def _act(self, who: OperatorLogin, statement: Statement) -> Answer:
+    async def _act(
+        self, who: OperatorLogin, statement: Statement, client: ClientConnection
+    ) -> Answer:
         verb, name = statement.verb, statement.name
         if verb in ("disable", "enable"):
             kind = DisableTenant if verb == "disable" else EnableTenant
@@ -188,8 +199,8 @@ class OperatorConsole(ConsolePort):
         if verb == "kill_client":
             return await self._kill_client(who, name)
         if verb == "wait_close":
-            left = await self._settled(who, name)
-            return Answer("WAIT_CLOSE", notices=_left(left))
+            await self._settled(who, name, client, ("sv_closing",))
+            return Answer("WAIT_CLOSE")
         done, told = await self.everywhere(Call(verb, tenant=name), who)
         if told:
             raise e.ServerUnavailable(
@@ -199,23 +210,49 @@ class OperatorConsole(ConsolePort):
         if verb == "resume" and not any(row["changed"] for row in done):
             notices.append(f"{f'tenant {name}' if name else 'nothing'} was not paused")
         if verb == "pause":
-            notices += _left(await self._settled(who, name))
+            try:
+                await self._settled(who, name, client, ("sv_active", "sv_login"))
+            except e.QueryCancelled:
+                # As in PgBouncer: who gives up waiting wants everything to go on.
+                await self.everywhere(Call("resume", tenant=name), who)
+                raise
         return Answer(verb.upper(), notices=notices)
 
-    async def _settled(self, who: OperatorLogin, tenant: str) -> int:
-        """Wait until no server is lent, for a while; how many still are."""
+    async def _settled(
+        self, who: OperatorLogin, tenant: str, client: ClientConnection, counts: Sequence[str]
+    ) -> None:
+        """Wait until all workers have none of `counts` left, and tell of it meanwhile. Others may
+        look and RESUME from another connection. Raises QueryCancelled, ConnectionResetError."""
+        session = client.startup
+        assert isinstance(session, ConsoleSession)
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + PAUSE_SECONDS
+        start = told_at = loop.time()
         while True:
-            rows, _ = await self.everywhere(Call("look", tenant=tenant), who)
-            left: int = sum(
-                row["sv_active"] + row["sv_login"]
+            rows, told = await self.everywhere(Call("look", tenant=tenant), who)
+            left = sum(
+                row.get(count, 0)
                 for row in rows
+                for count in counts
                 if tenant or not row["tenant"].startswith("@")
             )
-            if not left or loop.time() >= deadline:
-                return left
-            await asyncio.sleep(POLL_SECONDS)
+            if not left and not told:
+                return
+            if counts != ("sv_closing",) and not await self._is_paused(who, tenant):
+                raise Resumed()
+            now = loop.time()
+            if now - told_at >= TELL_SECONDS:
+                told_at = now
+                session.tell("; ".join([*_left(left), *told]))
+            if session.gone or client.closed:
+                raise ConnectionResetError
+            if session.cancelled:
+                raise e.QueryCancelled()
+            await asyncio.sleep(POLL_SECONDS if now - start < 1.0 else LOOK_SECONDS)
+
+    async def _is_paused(self, who: OperatorLogin, tenant: str) -> bool:
+        """Whether this worker still holds: somebody else may have said RESUME."""
+        (state,) = await self._here.do(Call("state"))
+        return bool(state["paused_all"] or (tenant and tenant in state["paused"]))
 
     async def _kill_client(self, who: OperatorLogin, text: str) -> Answer:
         if not (text.isascii() and text.isdigit() and len(text) < 19):
@@ -269,7 +306,7 @@ def version() -> str:
 def _left(count: int) -> Sequence[str]:
     if not count:
         return []
-    return [f"{count} servers are still in use: the pause holds, and they are closed when free"]
+    return [f"waiting for {count} servers that clients keep"]
 
 
 class UnknownTenant(e.TenantryError):
@@ -278,6 +315,14 @@ class UnknownTenant(e.TenantryError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"no such tenant: {name[:63]}", hint="SHOW TENANTS lists them.")
+
+
+class Resumed(e.TenantryError):
+    sqlstate = "57014"
+    http_status = 409
+
+    def __init__(self) -> None:
+        super().__init__("the pause ended before all servers were free: somebody else resumed")
 
 
 class ClientNotFound(e.TenantryError):

@@ -31,7 +31,7 @@ from admin.find_node import Found, find, node_of
 from events.installation import Installation
 from events.secrets import SecretError
 from events.stream import LogError
-from wire.errors import TenantryError
+from wire.errors import ServerUnavailable, TenantryError
 
 _STYLES: Final = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red"}
 # What an area's examination may fail with; more than that is a mistake of ours.
@@ -75,6 +75,10 @@ async def examine(data_dir: Path, config: Path | None) -> AsyncIterator[Finding]
             yield Finding("warning", "configuration", warning.text(str(config)))
         if not loaded.mistakes:
             yield ok("configuration", f"{config} has no mistakes")
+    if installation is not None and not data.path.exists():
+        async for finding in _before_the_start(data, installation, data_dir, config):
+            yield finding
+        return
     if not data.path.exists():
         fix = "Name its --data-dir, or start one with `tenantry serve --config FILE`."
         yield Finding("error", "data directory", f"there is nothing in {data.path}", "", fix)
@@ -88,6 +92,8 @@ async def examine(data_dir: Path, config: Path | None) -> AsyncIterator[Finding]
     except _TROUBLE as error:
         why = "the configuration cannot be read or changed; clients are served with what is known"
         fix = "Start `tenantry serve`, or see that NATS is reachable."
+        if isinstance(error, SecretError):
+            why, fix = "", "Without that key nothing can be read or changed here."
         yield Finding("error", "event log", str(error), why, fix)
         if installation is not None:
             for finding in _safely("tls", doctor_files.certificates(installation)):
@@ -96,13 +102,30 @@ async def examine(data_dir: Path, config: Path | None) -> AsyncIterator[Finding]
                 yield finding
 
 
+async def _before_the_start(
+    data: DataDir, installation: Installation, data_dir: Path, config: Path | None
+) -> AsyncIterator[Finding]:
+    """What the file names is looked at; nothing is made."""
+    yield Finding("note", "data directory", f"{data.path} will be made at the first start")
+    for finding in _safely("tls", doctor_files.certificates(installation)):
+        yield finding
+    if not installation.events.embedded:
+        async for finding in _safely_async("event log", doctor_log.before_the_start(installation)):
+            yield finding
+    if any(node.embedded for node in installation.nodes):
+        yield ok("postgres", "the built-in one will be made and started")
+        return
+    async for finding in _safely_async("postgres", _file_postgres(data_dir, config)):
+        yield finding
+
+
 async def _with_log(data: DataDir, control: Control) -> AsyncIterator[Finding]:
     installation = control.projection.installation()
     if installation is None:
         fix = "Start it with `tenantry serve --config FILE`."
         yield Finding("error", "configuration", "the log holds no installation", "", fix)
         return
-    async for finding in _safely_async("nats", doctor_log.log(control, installation)):
+    async for finding in _safely_async("nats", doctor_log.log(control, installation, data)):
         yield finding
     async for finding in _safely_async("workers", doctor_log.processes(control, data)):
         yield finding
@@ -147,7 +170,7 @@ def _safely(area: str, findings: Iterable[Finding]) -> Iterable[Finding]:
     try:
         yield from findings
     except _TROUBLE as error:
-        yield Finding("error", area, f"could not be examined: {error}")
+        yield Finding("error", area, f"could not be examined: {error}", "", _remedy(error))
 
 
 async def _safely_async(area: str, findings: AsyncIterator[Finding]) -> AsyncIterator[Finding]:
@@ -155,7 +178,16 @@ async def _safely_async(area: str, findings: AsyncIterator[Finding]) -> AsyncIte
         async for finding in findings:
             yield finding
     except _TROUBLE as error:
-        yield Finding("error", area, f"could not be examined: {str(error).strip()}")
+        what = f"could not be examined: {str(error).strip()}"
+        yield Finding("error", area, what, "", _remedy(error))
+
+
+def _remedy(error: Exception) -> str:
+    if isinstance(error, ServerUnavailable | psycopg.OperationalError):
+        return "See that PostgreSQL runs, and that [[nodes]] has its host, port, user and password."
+    if isinstance(error, LogError):
+        return "See that NATS runs, and that [events] servers has its addresses, user and password."
+    return ""
 
 
 # --- telling -------------------------------------------------------------------------------------

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
-from admin.console.calls import SUPERVISOR, Call, Caller
+import orjson
+from nats.errors import NoRespondersError
+
+from admin.console.calls import SUPERVISOR, Call, Caller, Row
 from admin.control import Control
 from admin.data_dir import DataDir
 from admin.doctor.finding import Finding, ok
 from admin.doctor.nats import examine
+from admin.engines.nats import started_with
+from admin.find_log import PATIENCE
+from events.connection import Connection
 from events.installation import Installation
+from events.nats_login import addresses
 from events.snapshot import read_manifest
 from events.stream import LogError
 from events.tokens import TokenSigner
@@ -30,11 +38,20 @@ SKEW_SECONDS: Final = 10.0
 WHO: Final = "doctor"
 
 
-async def log(control: Control, installation: Installation) -> AsyncIterator[Finding]:
+async def log(
+    control: Control, installation: Installation, data: DataDir
+) -> AsyncIterator[Finding]:
     """NATS and what is stored there. Raises LogError."""
     source = control.log
     embedded = installation.events.embedded
-    for each in await examine(source, replicas=installation.events.replicas, embedded=embedded):
+    folder = Path(installation.events.data_dir or data.path)
+    found = await examine(
+        source,
+        replicas=installation.events.replicas,
+        embedded=embedded,
+        sync_interval=started_with(folder) if embedded else None,
+    )
+    for each in found:
         level = {True: "ok", False: "error", None: "note"}[each.holds]
         if each.holds is None and each.name == "sync_interval":
             level = "warning"
@@ -69,6 +86,24 @@ async def log(control: Control, installation: Installation) -> AsyncIterator[Fin
             yield Finding("warning", "snapshot", text, "starts take longer", "See the log.")
         else:
             yield ok("snapshot", text)
+
+
+async def before_the_start(installation: Installation) -> AsyncIterator[Finding]:
+    """Whether the NATS of a file can be reached; nothing is made there. Raises LogError."""
+    connection = Connection.to(addresses(installation.events), "tenantry-doctor")
+    await connection.open(PATIENCE)
+    try:
+        answer = orjson.loads((await connection.client.request("$JS.API.INFO", b"")).data)
+    except NoRespondersError:
+        answer = {"error": {}}
+    finally:
+        await connection.close()
+    if "error" in answer:
+        why = "the log is kept there"
+        fix = "Enable it: jetstream { store_dir: ... } in the configuration of each server."
+        yield Finding("error", "nats: JetStream", "is off for this account", why, fix)
+    else:
+        yield ok("nats: JetStream", "is on, and the login is accepted")
 
 
 async def _clock(info: dict[str, object], before: float, after: float) -> AsyncIterator[Finding]:
@@ -110,14 +145,16 @@ async def processes(control: Control, data: DataDir) -> AsyncIterator[Finding]:
     try:
         found = await caller.ask(Call("state"), WHO, "viewer")
     except (ServerUnavailable, LogError) as error:
-        yield Finding("error", "workers", str(error), "", "See the log.")
+        yield Finding("error", "workers", str(error), "", "See the log of `tenantry serve`.")
         return
     if not found.rows:
-        level = "error" if holder is not None else "note"
+        level = "error" if holder is not None else "warning"
         text = "no worker answers" if holder is not None else "Tenantry does not run"
         yield Finding(level, "workers", text, "no client is served", "Start `tenantry serve`.")  # type: ignore[arg-type]
     for text in found.missing:
-        yield Finding("error", "workers", f"{text} does not answer", "", "See its log.")
+        yield Finding(
+            "error", "workers", f"{text} does not answer", "", "See the log of that process."
+        )
     last = int((await control.log.info())["state"]["last_seq"])
     for row in found.rows:
         name = f"worker {row['worker']} of node {row['node']}"
@@ -133,8 +170,27 @@ async def processes(control: Control, data: DataDir) -> AsyncIterator[Finding]:
             yield Finding("error", "workers", text, why, "See that NATS is reachable from there.")
         else:
             yield ok("workers", f"{name}: {row['clients']} clients, {behind} events behind")
+    if found.rows:
+        await control.commander.catch_up()
+        state = control.projection
+        digests = await caller.ask(Call("digest"), WHO, "viewer")
+        for finding in compared(digests.rows, state.position, state.digest()):
+            yield finding
     async for finding in _provisioning(control, caller, bool(found.rows)):
         yield finding
+
+
+def compared(rows: Sequence[Row], position: int, digest: str) -> Iterator[Finding]:
+    """Whether workers hold what the log folds to; who is elsewhere in it just now is left out."""
+    rows = [row for row in rows if row["position"] == position]
+    wrong = [row for row in rows if row["digest"] != digest]
+    for row in wrong:
+        name = f"worker {row['worker']} of node {row['node']}"
+        text = f"{name} holds another configuration than the log, at event {position}"
+        fix = "Start that Tenantry again, and report it with its log: this must not happen."
+        yield Finding("error", "projection", text, "its clients are served by it", fix)
+    if rows and not wrong:
+        yield ok("projection", f"{len(rows)} workers hold what the log says, at event {position}")
 
 
 async def _provisioning(control: Control, caller: Caller, running: bool) -> AsyncIterator[Finding]:
@@ -149,13 +205,16 @@ async def _provisioning(control: Control, caller: Caller, running: bool) -> Asyn
         found = await caller.ask(Call("health", to=SUPERVISOR), WHO, "viewer")
         for row in found.rows:
             reasons.update(row.get("reasons", {}))
+    fix = "Mend what it names; it is tried again by itself."
+    if not running:
+        fix = "Start `tenantry serve`: it sets it up, or says why it cannot."
     for id in sorted({*without, *reasons})[:20]:
         yield Finding(
             "error",
             "provisioning",
             f"tenant {id}: {reasons.get(id, 'has no place in PostgreSQL yet')}",
             "its clients are refused",
-            "Correct what it says; it is tried again by itself.",
+            fix,
         )
     count = state.tenant_count()
     if not without and not reasons:

@@ -43,17 +43,24 @@ class Finding:
         }
 
 
-async def examine(source: ConfigLog, *, replicas: int = 1, embedded: bool = False) -> list[Finding]:
+async def examine(
+    source: ConfigLog,
+    *,
+    replicas: int = 1,
+    embedded: bool = False,
+    sync_interval: str | None = None,
+) -> list[Finding]:
     """All findings, the worst not first: in the order in which they are best mended.
 
-    `replicas` is what the installation asks for; `embedded` says that the server is our own.
+    `replicas` is what the installation asks for; `embedded` says that the server is our own, and
+    `sync_interval` what that was started with, as far as it is known.
     Raises LogUnavailable when the server does not answer.
     """
     info = source.nats._server_info
     findings = [_version(info), _transport(source, embedded), _payload(info)]
     account = await _account(source)
     findings.append(_jetstream(account))
-    findings.append(_sync(embedded))
+    findings.append(_sync(embedded, sync_interval))
     if account is None:
         return findings
     findings.append(_storage(account))
@@ -134,10 +141,14 @@ def _jetstream(account: Mapping[str, Any] | None) -> Finding:
     return Finding("JetStream", True, f"enabled{f', domain {domain}' if domain else ''}")
 
 
-def _sync(embedded: bool) -> Finding:
-    if embedded:
-        text = "sync_interval is always: the embedded server is started with it"
+def _sync(embedded: bool, interval: str | None) -> Finding:
+    if embedded and interval == "always":
+        text = "sync_interval is always: the embedded server was started with it"
         return Finding("sync_interval", True, text)
+    if embedded and interval is not None:
+        text = f"is {interval}: a power failure can lose changes that were acknowledged"
+        hint = "Start the engines again without --fast-engines, which is for tests."
+        return Finding("sync_interval", False, text, hint)
     return Finding(
         "sync_interval",
         None,

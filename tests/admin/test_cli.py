@@ -51,8 +51,15 @@ def test_help_teaches_by_example(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("serve --workers many", "many is not a number from 0 to 256"),
         ("serve --port 65536", "65536 is not a number from 0 to 65535"),
-        ("sevre", "invalid choice: 'sevre'"),
-        ("config", "required: COMMAND"),
+        ("sevre", 'there is no command "sevre" here: did you mean "serve"?'),
+        ("tenant list", 'did you mean "tenants"?'),
+        ("tenants rm acme", 'did you mean "delete"?'),
+        ("frobnicate", "here: use one of serve, demo, config"),
+        ("tenants list --jsn", '--jsn (did you mean "--json"?)'),
+        ("--data-dir here tenants list", "options stand behind the command"),
+        ("users list", "for example: tenantry users list --tenant acme"),
+        ("tokens create --role admn", "not one of viewer, tenant-admin, operator"),
+        ("config", "tenantry config: name one of these commands"),
     ],
 )
 def test_wrong_usage_is_code_2(
@@ -139,8 +146,10 @@ def test_a_dry_run_shows_paths_and_values_but_no_secret() -> None:
     [
         (EngineError("NATS did not start"), "NATS did not start."),
         (SecretError("the secret key is gone"), "The secret key is gone."),
-        (LogUnavailable("away"), "does not answer, so nothing was changed: away."),
-        (LogUnavailable("x", unknown=True), "It is not known whether this was stored: x."),
+        (LogUnavailable("away"), "does not answer: away. Nothing was changed. See that NATS runs"),
+        (LogUnavailable("'Authorization Violation'"), "correct the user and password in [events]"),
+        (LogUnavailable("nobody takes commands: is Tenantry running?"), "start `tenantry serve`"),
+        (LogUnavailable("x", unknown=True), "It is not known whether this was stored: x. Look"),
         (CommandRefused([Mistake("a.b", "is wrong")]), "nothing was changed:\n  a.b: is wrong"),
         (FileNotFoundError(2, "No such file", "f.toml"), "f.toml: No such file."),
         (KeyError("odd"), "Unexpected KeyError: 'odd'. Run it again with --debug"),
@@ -162,8 +171,10 @@ def test_tenants_are_shown_without_their_secrets(home: Home) -> None:
         assert "SCRAM" not in shown.stdout + json.dumps(programs)
         assert "sealed" not in shown.stdout + json.dumps(programs)
         missing = home.run("tenants", "show", "nobody")
-        assert missing.returncode == 1
+        assert missing.returncode == 3
         assert 'There is no tenant "nobody"' in missing.stderr
+        near = home.run("tenants", "show", "acne")
+        assert 'did you mean "acme"?' in near.stderr
         by_file = home.run("tenants", "list", "--config", str(home.config), "--json")
         assert [row["state"] for row in json.loads(by_file.stdout)] == ["active", "active"]
         proxy.signal(signal.SIGTERM)

@@ -16,7 +16,7 @@ from admin.cli import audit_log as cli_audit_log
 from admin.cli import parts as cli_parts
 from admin.cli import stats as cli_stats
 from admin.cli.failure import Failure
-from events.audit import KEY_PURPOSE, STREAM, stream_config
+from events.audit import KEY_PURPOSE, STREAM, AuditEvent, stream_config
 from events.audit_publisher import AUDIT_FOLDER, AuditPublisher
 from events.log import ConfigLog
 from events.secrets import Vault
@@ -312,3 +312,16 @@ def test_stats_for_people(
 def test_stats_of_what_is_not(installation: Path, asked: str, told: str) -> None:
     with pytest.raises(Failure, match=told):
         run(installation, f"stats {asked}")
+
+
+def test_a_command_is_told_in_words() -> None:
+    def told(kind: str, detail: str) -> str:
+        event = AuditEvent(kind=kind, tenant="acme", detail=detail)
+        return cli_audit_log._detail(event)
+
+    assert told("command", "PutTenant 5c0f 14 nats request") == (
+        "PutTenant over nats request, event 14"
+    )
+    assert told("command", "Undo 5c0f  http") == "Undo over http"
+    assert told("config_change", "tenant acme 11") == "tenant acme 11"
+    assert told("chain_open", '[["control.1",8,"6f21"]]') == "a process began to write"

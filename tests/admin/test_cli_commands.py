@@ -58,7 +58,10 @@ def test_a_tenant_from_its_making_to_its_end(proxy: Proxy) -> None:
     run(proxy, "tenants", "delete", "echo")
     early = run(proxy, "tenants", "purge", "echo", code=2)
     assert "can be restored until" in early.stderr
-    run(proxy, "tenants", "purge", "echo", "--force")
+    for more in (["--dry-run"], []):
+        left = run(proxy, "tenants", "purge", "echo", "--force", *more).stdout
+        assert "PostgreSQL still holds its data" in left
+        assert 'DROP ROLE IF EXISTS "tenantry_echo", "tenantry-owner_echo";' in left
     assert "was deleted" in run(proxy, "tenants", "create", "echo", code=4).stderr
 
 
@@ -74,7 +77,7 @@ def test_settings_come_from_arguments_and_files_and_the_difference_is_shown(prox
     tried = run(proxy, "tenants", "change", "delta", "--file", "-", "--dry-run", given=patch)
     assert "would be: TenantChanged" in tried.stdout
     lines = {tuple(line.split()) for line in tried.stdout.splitlines()}
-    assert ("rate_limits.qps_limit", "10.0", "→", "(not", "set)") in lines
+    assert ("rate_limits.qps_limit", "10", "→", "(not", "set)") in lines
     done = run(proxy, "tenants", "change", "delta", "--file", "-", given=patch)
     assert "delta is changed (event" in done.stdout
     assert run(proxy, "tenants", "change", "delta", "--file", "-", given=patch).stdout == (

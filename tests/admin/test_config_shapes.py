@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -81,6 +82,15 @@ def test_a_list_of_tenants_is_row_isolation() -> None:
     assert any("mt_data" in warning.message for warning in loaded.warnings)
 
 
+def test_the_documented_new_tenant_is_added_to_the_documented_file(tmp_path: Path) -> None:
+    file = tmp_path / "proxy.toml"
+    whole = (FIXTURES / "heliosproxy-example.toml").read_text()
+    file.write_text(whole + "\n" + (SHAPES / "new-tenant.toml").read_text())
+    loaded = load(file, {})
+    assert loaded.mistakes == []
+    assert [id for id, _ in loaded.tenants] == ["acme", "widgetco", "newclient"]
+
+
 def leaves(value: object, path: str = "") -> set[str]:
     if isinstance(value, dict) and value:
         return set().union(*(leaves(v, f"{path}.{k}".strip(".")) for k, v in value.items()))
@@ -97,6 +107,55 @@ def test_every_snippet_of_the_gateway_page_converts() -> None:
         tomllib.loads(found.text)
         wrong = [note for note in found.notes if "still to correct" in note]
         assert not wrong, (document, wrong)
+
+
+# Keys of the gateway page that mean something here; all others must be told.
+TAKEN = re.compile(
+    r"multi_tenancy\.(enabled"
+    r"|(tenants\[\d+\]|tiers\.\w+)\.(id|name|tier|features\.\w+"
+    r"|rate_limits\.(requests_per_second|burst)"
+    r"|limits\.(max_connections|max_request_size|max_response_size)))"
+)
+
+
+def test_every_key_of_the_gateway_page_is_taken_or_told(tmp_path: Path) -> None:
+    text = (SHAPES / "gateway-snippets.yaml").read_text()
+    whole = [
+        (SHAPES / name).read_text() for name in ("gateway-complete.yaml", "gateway-static.yaml")
+    ]
+    for number, part in enumerate([*re.split(r"^---$", text, flags=re.MULTILINE), *whole]):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(part)
+        loaded = load(file, {"LAUNCHDARKLY_SDK_KEY": "x", "WEBHOOK_SECRET": "y"})
+        assert loaded.mistakes == [], part
+        told = {warning.path for warning in loaded.warnings}
+        for path in leaves(yaml.safe_load(part)):
+            above = {path[: each.start()] for each in re.finditer(r"[.\[]", path)} | {path}
+            assert above & told or TAKEN.fullmatch(path), (part, path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "heliosproxy-example.toml",
+        "shapes/daemon.toml",
+        "shapes/design-page.toml",
+        "shapes/full.toml",
+        "shapes/gateway-complete.yaml",
+        "shapes/gateway-static.yaml",
+    ],
+)
+def test_a_converted_file_means_the_same(name: str, tmp_path: Path) -> None:
+    file = FIXTURES / name
+    before = load(file, {})
+    converted = tmp_path / "tenantry.toml"
+    converted.write_text(convert(file).text)
+    after = load(converted, {})
+    assert (after.mistakes, after.tenants, after.tiers) == ([], before.tenants, before.tiers)
+    # What is converted has nothing left to convert.
+    again = convert(converted)
+    assert [path for path, _ in again.ignored] == []
+    assert tomllib.loads(again.text) == tomllib.loads(converted.read_text())
 
 
 def test_the_command_writes_a_file_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -347,3 +347,86 @@ def test_a_pause_outlives_the_worker_that_took_it(proxy: Proxy) -> None:
         ann.execute("RESUME acme")
     with proxy.connect() as client:
         client.execute("SELECT 1")
+
+
+def test_a_pause_waits_for_clients_that_keep_their_server(proxy: Proxy) -> None:
+    """A temporary table keeps a server as session pooling does: PAUSE tells how many are left, and
+    answers when the client leaves."""
+    told: list[str] = []
+    done = threading.Event()
+    client = proxy.connect()
+    with console(proxy) as ann, console(proxy) as other:
+        ann.add_notice_handler(lambda notice: told.append(notice.message_primary or ""))
+
+        def pause() -> None:
+            ann.execute("PAUSE acme")
+            done.set()
+
+        client.execute("CREATE TEMPORARY TABLE kept (n int)")
+        thread = threading.Thread(target=pause)
+        thread.start()
+        try:
+            until(lambda: pool(other, "acme").get("paused") == 1, "to pause")
+            client.execute("INSERT INTO kept VALUES (1)")
+            until(lambda: told, "to tell how many are left", proxy.log)
+            assert told[0] == "waiting for 1 servers that clients keep"
+            states = [row["state"] for row in shown(other, "SHOW SERVERS acme")]
+            assert states == ["used"]
+            assert not done.is_set()
+        finally:
+            client.close()
+            thread.join(20)
+        assert done.is_set()
+        assert pool(other, "acme")["sv_active"] == 0
+        other.execute("RESUME acme")
+
+
+def test_who_gives_up_waiting_lets_everything_go_on(proxy: Proxy) -> None:
+    with console(proxy) as ann, console(proxy) as other, proxy.connect() as client:
+        client.execute("CREATE TEMPORARY TABLE kept (n int)")
+        for end, wanted in (
+            (lambda: ann.cancel_safe(), errors.QueryCanceled),
+            (lambda: other.execute("RESUME acme"), errors.QueryCanceled),
+        ):
+            failed: list[type[Exception]] = []
+
+            def pause(failed: list[type[Exception]] = failed) -> None:
+                try:
+                    ann.execute("PAUSE acme")
+                except psycopg.Error as error:
+                    failed.append(type(error))
+
+            thread = threading.Thread(target=pause)
+            thread.start()
+            until(lambda: pool(other, "acme").get("paused") == 1, "to pause")
+            end()
+            thread.join(20)
+            assert failed == [wanted]
+            assert pool(other, "acme")["paused"] == 0
+        assert client.execute("SELECT count(*) FROM kept").fetchone() == (0,)
+
+
+def test_wait_close_waits_for_what_reconnect_replaces(proxy: Proxy) -> None:
+    with console(proxy) as ann, proxy.connect() as client:
+        client.execute("SELECT 1")
+        ann.execute("WAIT_CLOSE acme")
+        done = threading.Event()
+        with client.transaction():
+            client.execute("SELECT 1")
+            # In use, and not to be replaced: nothing to wait for.
+            ann.execute("WAIT_CLOSE acme")
+            ann.execute("RECONNECT acme")
+
+            def wait() -> None:
+                ann.execute("WAIT_CLOSE acme")
+                done.set()
+
+            thread = threading.Thread(target=wait)
+            thread.start()
+            with console(proxy) as other:
+                shown(other, "SHOW POOLS")
+            assert not done.is_set()
+        thread.join(20)
+        assert done.is_set()
+        with pytest.raises(errors.FeatureNotSupported, match="nothing to suspend for"):
+            ann.execute("SUSPEND")

@@ -12,7 +12,7 @@ from support.serving import CONFIG, Home, Proxy, home, serving
 
 from admin.doctor import files as doctor_files
 from admin.doctor import postgres as doctor_postgres
-from admin.doctor.log import skew
+from admin.doctor.log import compared, skew
 from events.installation import Installation
 
 __all__ = ["home"]
@@ -45,13 +45,15 @@ def test_all_that_is_examined(proxy: Proxy, home: Home) -> None:
     fine = areas(found["ok"])
     for area in (
         *("configuration", "secret.key", "data directory", "disk", "event log", "workers"),
-        *("provisioning", "clocks", "postgres: version", "postgres: max_connections"),
+        *("projection", "provisioning", "clocks", "postgres: version", "postgres: max_connections"),
         "nats: JetStream",
     ):
         assert area in fine, (area, found)
     assert sum(each["area"] == "workers" for each in found["ok"]) == 2
     # The engines of tests give up durability; a doctor must say so.
-    assert areas(found.get("error", [])) <= {"postgres: fsync", "postgres: full_page_writes"}
+    assert areas(found.get("error", [])) == {
+        *("postgres: fsync", "postgres: full_page_writes", "nats: sync_interval"),
+    }
     assert all(each["fix"] for each in found.get("error", []))
 
 
@@ -77,8 +79,12 @@ def test_mistakes_of_a_file_are_told(proxy: Proxy, home: Home) -> None:
 def test_nothing_runs(tmp_path: Path) -> None:
     made = Home()
     try:
+        assert areas(examined(made)["error"]) == {"data directory"}
+        # With a file, what it names is looked at before the first start; nothing is made.
         found = examined(made, "--config", str(made.config))
-        assert areas(found["error"]) & {"data directory", "event log"}
+        assert "error" not in found
+        assert "data directory" in areas(found["note"])
+        assert not made.data.exists()
     finally:
         made.remove()
 
@@ -111,3 +117,14 @@ def test_certificates_that_end(tmp_path: Path, days: int, level: str) -> None:
         each for each in doctor_files.certificates(installation) if each.area == "certificates"
     ]
     assert [each.level for each in found] == [level]
+
+
+def test_a_worker_that_holds_something_else_is_named() -> None:
+    def row(worker: int, position: int, digest: str) -> dict[str, object]:
+        return {"node": "n", "worker": worker, "position": position, "digest": digest}
+
+    (fine,) = compared([row(0, 7, "a"), row(1, 6, "b")], 7, "a")
+    assert (fine.level, fine.what) == ("ok", "1 workers hold what the log says, at event 7")
+    (wrong,) = compared([row(0, 7, "a"), row(1, 7, "b")], 7, "a")
+    assert wrong.level == "error"
+    assert "worker 1 of node n holds another configuration than the log" in wrong.what

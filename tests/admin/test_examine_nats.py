@@ -65,7 +65,12 @@ def test_a_running_installation_holds_what_can_be_told(server: NatsServer) -> No
     assert found["sync_interval"].holds is None
     assert "power failure" in found["sync_interval"].message
     assert found["TENANTRY_CONFIG replicas"].holds is None
-    assert findings(server, embedded=True)["sync_interval"].holds
+    # Even of our own server only what it was started with is known.
+    assert findings(server, embedded=True)["sync_interval"].holds is None
+    assert findings(server, embedded=True, sync_interval="always")["sync_interval"].holds
+    fast = findings(server, embedded=True, sync_interval="2m")["sync_interval"]
+    assert fast.holds is False
+    assert "--fast-engines" in fast.hint
     assert not findings(server, replicas=3)["TENANTRY_CONFIG replicas"].holds
 
 

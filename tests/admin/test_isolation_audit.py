@@ -296,6 +296,7 @@ PLANTS = [
     ),
     # --- the server
     Plant("sessions", "hole", ROWS, "GRANT EXECUTE ON FUNCTION pg_stat_get_activity TO PUBLIC"),
+    Plant("lock-keys", "risk", HERE, "GRANT EXECUTE ON FUNCTION pg_lock_status TO PUBLIC"),
     Plant(
         "signals", "hole", ROWS, 'GRANT EXECUTE ON FUNCTION pg_terminate_backend TO "%(row_role)s"'
     ),

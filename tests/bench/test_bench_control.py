@@ -24,7 +24,7 @@ def test_a_tiny_run_tells_starts_and_commands(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "Cold start with 30 tenants, 300 events" in done.stdout
-    assert "How cost grows" in done.stdout
+    assert "how cost grows" in done.stdout
     for line in ("the log, as a worker", "the snapshot, as a worker", "nothing else going on"):
         assert line in done.stdout
     (figures,) = tmp_path.glob("*-control.json")

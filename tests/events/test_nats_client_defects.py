@@ -224,3 +224,37 @@ def test_9_an_answer_that_does_not_come_is_not_waited_for_when_the_line_is_cut(
             await log.close()
 
     asyncio.run(run())
+
+
+def test_10_a_flush_overtakes_what_it_is_to_flush(nats_server: Nats) -> None:
+    """Its PING is written past the buffer that a subscription waits in, so the PONG says nothing of
+    it. With ours, whoever asks after `flush` finds who listens."""
+
+    async def order(client: library.Client) -> list[bytes]:
+        written: list[bytes] = []
+        transport = client._transport
+        write, writelines = transport.write, transport.writelines
+
+        def note(data: bytes) -> None:
+            written.append(data[:4])
+            write(data)
+
+        def note_lines(lines: list[bytes]) -> None:
+            written.extend(line[:4] for line in lines)
+            writelines(lines)
+
+        transport.write, transport.writelines = note, note_lines
+        await client.subscribe("somewhere")
+        await client.flush()
+        await client.close()
+        return written
+
+    async def run() -> None:
+        theirs = await order(await nats.connect(nats_server.url))
+        assert theirs.index(b"PING") < theirs.index(b"SUB ")
+        log = await ConfigLog.connect([nats_server.url])
+        ours = await order(log.nats)
+        assert ours.index(b"SUB ") < ours.index(b"PING")
+        await log.close()
+
+    asyncio.run(run())

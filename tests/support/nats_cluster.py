@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from support.nats import SERVER, free_port
+from support.nats_routes import Routes
 
 from admin.engines.nats import TESTS_STORE_MAX
 
@@ -24,7 +26,9 @@ START_SECONDS = 30.0
 class Node:
     """One server. It keeps its ports and files over kill() and start()."""
 
-    def __init__(self, directory: Path, name: str, ports: list[int], routes: list[str]) -> None:
+    def __init__(
+        self, directory: Path, name: str, ports: list[int], routes: list[str], advertised: int
+    ) -> None:
         self.name = name
         self.port, self.route_port, self.monitor_port = ports
         self.url = f"nats://127.0.0.1:{self.port}"
@@ -48,6 +52,7 @@ class Node:
                         "name": "tenantry-test",
                         "listen": f"127.0.0.1:{self.route_port}",
                         "routes": routes,
+                        "advertise": f"127.0.0.1:{advertised}",
                         # Pooled and compressed routes only slow a test's start.
                         "pool_size": -1,
                         "no_advertise": True,
@@ -91,11 +96,22 @@ class Node:
             return False
         return True
 
+    def has_leader(self) -> bool:
+        """Whether it knows who leads the cluster: streams can be made then."""
+        try:
+            return bool((self._tells("").get("meta_cluster") or {}).get("leader"))
+        except OSError:
+            return False
+
+    def _tells(self, query: str) -> dict[str, Any]:
+        url = f"http://127.0.0.1:{self.monitor_port}/jsz{query}"
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            found: dict[str, Any] = json.load(answer)
+        return found
+
     def streams(self) -> dict[str, dict[str, Any]]:
         """What the node itself says of its copies: name → state and cluster."""
-        url = f"http://127.0.0.1:{self.monitor_port}/jsz?streams=true&accounts=true"
-        with urllib.request.urlopen(url, timeout=2) as answer:
-            told = json.load(answer)
+        told = self._tells("?streams=true&accounts=true")
         accounts = told.get("account_details") or ()
         return {each["name"]: each for one in accounts for each in one.get("stream_detail") or ()}
 
@@ -104,13 +120,22 @@ class Node:
 
 
 class NatsCluster:
-    """Started with `start`, gone with `stop`."""
+    """Started with `start`, gone with `stop`. `routes` are the lines between the nodes."""
 
     def __init__(self, directory: Path) -> None:
         ports = [[free_port() for _ in range(3)] for _ in range(NODES)]
-        routes = [f"nats://127.0.0.1:{route}" for _, route, _ in ports]
+        self.routes = Routes()
+        relays = [self.routes.open(f"n{number}", each[1]) for number, each in enumerate(ports)]
+        # In a ring: were all to dial all, half of the lines would be given up again at the start.
         self.nodes = [
-            Node(directory, f"n{number}", each, routes) for number, each in enumerate(ports)
+            Node(
+                directory,
+                f"n{number}",
+                each,
+                [f"nats://127.0.0.1:{relays[(number + 1) % NODES]}"],
+                relays[number],
+            )
+            for number, each in enumerate(ports)
         ]
 
     @property
@@ -121,7 +146,7 @@ class NatsCluster:
         for node in self.nodes:
             node.start()
         deadline = time.monotonic() + START_SECONDS
-        while not all(node.listens() for node in self.nodes):
+        while not all(node.listens() and node.has_leader() for node in self.nodes):
             if time.monotonic() > deadline:
                 raise RuntimeError("\n".join(node.log_text()[-2000:] for node in self.nodes))
             time.sleep(0.02)
@@ -129,6 +154,7 @@ class NatsCluster:
     def stop(self) -> None:
         for node in self.nodes:
             node.kill()
+        self.routes.close()
 
     def leader(self, stream: str) -> Node:
         """The node that leads the stream now."""
@@ -144,6 +170,14 @@ class NatsCluster:
                         return each
             time.sleep(0.05)
         raise RuntimeError(f"{stream} has no leader")
+
+    def last(self, stream: str) -> int:
+        """The last sequence of the stream, by its leader's account; 0 when there is none."""
+        found = [0]
+        for node in self.nodes:
+            with contextlib.suppress(OSError, KeyError):
+                found.append(int(node.streams()[stream]["state"]["last_seq"]))
+        return max(found)
 
     def wait_for_copies(self, stream: str, last: int) -> None:
         """Return when each node has the stream up to `last`, by its own account."""
