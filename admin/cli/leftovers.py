@@ -56,7 +56,8 @@ def _sql(
         value = place.value.replace("'", "''")
         condition = f"{_quoted(column)} = '{value}'"
         schema = _quoted(place.schema)
-        yield f"DELETE FROM {schema}.… WHERE {condition};    (each table that has the column)"
+        # Printed for a person, never run.
+        yield f"DELETE FROM {schema}.… WHERE {condition};    (each table that has the column)"  # noqa: S608
         yield from _dropped(roles)
     yield f"DROP ROLE IF EXISTS {roles};"
 

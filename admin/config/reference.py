@@ -49,7 +49,7 @@ from.
   they are marked below.
 - **The file is a way to give commands.** At start, on SIGHUP and, with `serve --watch`, when it
   changes, it is compared with the log, and only what differs is stored. Tenants that the file does
-  not name are left alone; whether a tenant is enabled stays as it is unless the file says `enabled`.
+  not name are left alone; whether a tenant is enabled stays as it is unless the file says so.
   Without a file the installation runs as the log says.
 """
 
