@@ -118,7 +118,7 @@ def survive(home: Home, cluster: NatsCluster, kinds: list[str]) -> None:
 def test_on_two_of_three_nodes_nothing_is_lost_or_doubled(
     clustered: Home, cluster: NatsCluster
 ) -> None:
-    survive(clustered, cluster, ["wiped", "partitioned"])
+    survive(clustered, cluster, ["partitioned"])
 
 
 @pytest.mark.soak
