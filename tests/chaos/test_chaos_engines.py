@@ -33,13 +33,15 @@ def test_queries_go_on_without_nats_and_commands_fail_clearly(
         client.execute("SELECT 1")
         # Stopped, not killed: it holds its port and answers nobody.
         os.kill(nats.pid(), signal.SIGSTOP)
-        original.change("allow_ddl = true", "allow_ddl = false")
-        refused = original.run("apply", str(original.config))
-        assert refused.returncode == 1
-        assert "The configuration log does not answer, so nothing was changed" in refused.stderr
-        assert client.execute("SELECT 2").fetchone() == (2,)
-
-        os.kill(nats.pid(), signal.SIGKILL)
+        try:
+            original.change("allow_ddl = true", "allow_ddl = false")
+            refused = original.run("apply", str(original.config))
+            assert refused.returncode == 1
+            assert "The configuration log does not answer" in refused.stderr
+            assert "Nothing was changed" in refused.stderr
+            assert client.execute("SELECT 2").fetchone() == (2,)
+        finally:
+            os.kill(nats.pid(), signal.SIGKILL)
         proxy.says("NATS has died; starting it again")
         with proxy.connect("widgetco") as newcomer:
             assert newcomer.execute("SELECT 3").fetchone() == (3,)
