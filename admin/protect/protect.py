@@ -6,9 +6,11 @@ transaction, and a run begins by looking at what there is.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from time import monotonic
 from typing import Final, LiteralString
 
 import psycopg
@@ -30,6 +32,9 @@ from events.model import Tenant
 Say = Callable[[str], None]
 
 # Two runs at once would wait for each other's CREATE INDEX CONCURRENTLY; the second gives up.
+# A run that was broken off holds its lock until PostgreSQL has noticed.
+LOCK_SECONDS: Final = 5.0
+LOCK_AGAIN_SECONDS: Final = 0.1
 _LOCK: Final = "SELECT pg_try_advisory_lock(hashtextextended('tenantry protect', 0))"
 # What a large table takes its time for, while others go on reading and writing.
 _LONG: Final = ("CONCURRENTLY", "VALIDATE CONSTRAINT")
@@ -163,7 +168,11 @@ async def apply(
 
     Raises Failure when a step cannot be done: what was done stays, and is right by itself.
     """
-    if not (await rows(conn, _LOCK))[0][0]:
+    deadline = monotonic() + LOCK_SECONDS
+    while not (await rows(conn, _LOCK))[0][0]:
+        if monotonic() < deadline:
+            await asyncio.sleep(LOCK_AGAIN_SECONDS)
+            continue
         raise Failure(f'Another `tenantry protect` works on "{wishes.database}": wait for it.')
     looked = await look(conn, wishes, tenants)
     done = 0

@@ -51,15 +51,15 @@ def test_tiers_are_applied_with_the_tenants_that_name_them(
         control = await Control.open([nats_server.url], VAULT)
         file = loaded(tmp_path, TIERS)
         assert file.mistakes == []
-        assert (await control.apply(file)).changed == 3
+        assert len((await control.apply(file)).changed) == 3
         tenant = control.projection.tenant("acme")
         assert tenant is not None
         assert tenant.rate_limits.qps_limit == 5000
         assert tenant.features == {"seats": 5, "graphql": True, "region": "eu"}
         assert tenant.ai.retrieval_limit == 20
-        assert (await control.apply(loaded(tmp_path, TIERS))).changed == 0
+        assert (await control.apply(loaded(tmp_path, TIERS))).changed == []
         changed = TIERS.replace("5000", "6000")
-        assert (await control.apply(loaded(tmp_path, changed))).changed == 1
+        assert len((await control.apply(loaded(tmp_path, changed))).changed) == 1
         await control.close()
 
     asyncio.run(run())
