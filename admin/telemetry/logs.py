@@ -65,7 +65,9 @@ def set_up(level: str = "INFO", *, json: bool = False, who: str = "") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines(who) if json else HumanLines(who))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # Its warnings would carry the text of statements.
+    logging.getLogger("sqlglot").setLevel(logging.CRITICAL)
     if level.upper() != "DEBUG":
         # Their news is about themselves; what matters here is logged by our own modules.
-        for noisy in ("asyncio", "nats", "psycopg", "pykka", "sqlglot"):
+        for noisy in ("asyncio", "nats", "psycopg", "pykka"):
             logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 
 import orjson
+import pytest
 
-from admin.telemetry.logs import JsonLines
+from admin.telemetry.logs import JsonLines, set_up
 from events.spans import About, Spans, meanwhile
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -38,3 +39,16 @@ def test_an_event_is_applied_as_part_of_its_trace_without_telemetry_too() -> Non
     assert (said["tenant"], said["trace_id"]) == ("acme", PARENT.split("-")[1])
     with Spans().apply("tenant", "acme", 7, "forged\n"):
         assert "trace_id" not in line("applied")
+
+
+@pytest.mark.parametrize("level", ["DEBUG", "INFO"])
+def test_no_level_lets_the_second_parser_tell_of_statements(level: str) -> None:
+    root = logging.getLogger()
+    handlers, before = root.handlers[:], root.level
+    try:
+        logging.getLogger("sqlglot").setLevel(logging.NOTSET)
+        set_up(level)
+        assert not logging.getLogger("sqlglot").isEnabledFor(logging.ERROR)
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(before)
